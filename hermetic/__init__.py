@@ -1,0 +1,24 @@
+"""Reproducible, Nix-style builds of LLM engines.
+
+A recipe imports what it needs from here. The names are loaded on first use, because a command that finds everything
+in place must not pay for pydantic.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hermetic.recipe import Environment, Host, PythonEnv, Script, Source, Stage, param
+
+__all__ = ["Environment", "Host", "PythonEnv", "Script", "Source", "Stage", "__version__", "param"]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        import hermetic.recipe  # noqa: PLC0415  # see the module docstring
+
+        return getattr(hermetic.recipe, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
