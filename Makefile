@@ -1,0 +1,32 @@
+# Each target does its own set-up: bootstrap.py makes .venv from requirements/ when it is not there yet.
+PYTHON ?= python3
+RUN = $(PYTHON) bootstrap.py
+COMPILE = $(RUN) python -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+	--extra all --group build --generate-hashes --no-annotate --custom-compile-command 'make lock'
+
+.PHONY: run test check bench bare lock clean
+
+run:  ## realise the tiny engine and print its store path
+	@$(RUN)
+
+test:  ## the tests; `make test ARGS='-m slow'` runs the long ones
+	@$(RUN) test $(ARGS)
+
+check:  ## everything that reads the code without running it
+	$(RUN) python -m ruff check .
+	$(RUN) python -m ruff format --check .
+	$(RUN) python -m mypy
+	.venv/bin/lint-imports --no-cache --no-logo
+
+bench:  ## the figures of the project beside its peers': a table, and JSON under bench/results
+	$(RUN) python -m bench $(ARGS)
+
+bare:  ## the run command on a freshly debootstrapped Debian (root; takes minutes)
+	tests/bare/try
+
+lock:  ## resolve requirements/ anew, within pyproject.toml; `make lock ARGS=--upgrade` for newer versions
+	$(COMPILE) $(ARGS) -o requirements/base.txt
+	$(COMPILE) $(ARGS) --group dev --constraints requirements/base.txt -o requirements/dev.txt
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
