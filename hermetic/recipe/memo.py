@@ -42,13 +42,13 @@ def is_settled(mark: Signature, now_ns: int) -> bool:
 class Memo:
     """Digests by path, kept in one JSON file between runs.
 
-    `observed` collects the signature of everything that was looked at in this run (None: it was not there); the
-    evaluation cache is valid while all of them still hold.
+    `observed` collects the signature of everything that was looked at in this run (None: it was not there), by path
+    and whether symlinks were followed; the evaluation cache is valid while all of them still hold.
     """
 
     def __init__(self, file: str | None = None) -> None:
         self.file = file
-        self.observed: dict[str, Signature | None] = {}
+        self.observed: dict[tuple[str, bool], Signature | None] = {}
         self._known: dict[str, tuple[Signature, str]] = {}
         self._dirty = False
         if file is not None:
@@ -59,9 +59,9 @@ class Memo:
         try:
             status = os.stat(path, follow_symlinks=follow)
         except (FileNotFoundError, NotADirectoryError):
-            self.observed[path] = None
+            self.observed[path, follow] = None
             return None
-        self.observed[path] = signature(status)
+        self.observed[path, follow] = signature(status)
         return status
 
     def blob(self, path: str) -> tuple[BlobDigest, int, bool]:
@@ -73,7 +73,7 @@ class Memo:
         try:
             status = os.fstat(descriptor)
             mark = signature(status)
-            self.observed[path] = mark
+            self.observed[path, True] = mark
             executable = bool(status.st_mode & stat.S_IXUSR)
             known = self._known.get(path)
             if known is not None and known[0] == mark:

@@ -1,0 +1,86 @@
+"""The command group, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from hermetic import __version__
+from hermetic.cli import console
+from hermetic.errors import Domain, HermeticError
+
+__all__ = ["run"]
+
+#: Verb: module under `hermetic.cli`, and its line in ``--help`` (so that help imports no verb).
+VERBS = {
+    "realise": ("realise", "Make the store path of a recipe's stage exist, and print it."),
+    "build": ("realise", "Another name for realise."),
+    "plan": ("plan", "Show what realise would do, and why."),
+    "run": ("run", "Ask an engine something: hermetic run RECIPE#engine PROMPT."),
+    "path": ("path", "Print the store path of a stage without building it."),
+    "log": ("log", "Show what a stage printed when it was built."),
+    "tree": ("tree", "Show what a store path was built from."),
+    "verify": ("verify", "Hash everything in the store again and name every difference."),
+    "root": ("root", "List, add and remove what keeps store paths alive."),
+    "config": ("config", "Show every setting and where it came from."),
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"hermetic.cli.{VERBS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, line) for verb, (_, line) in VERBS.items()])
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hermetic")
+def main() -> None:
+    """Reproducible, Nix-style builds of LLM engines.
+
+    RECIPE is a Python file that names stages; RECIPE#stage selects one. Exit codes: 0 ok, 1 bug, 2 usage, 3 recipe,
+    4 environment, 5 trust, 6 corrupt store, 7 cache unavailable, 8 busy, 100 build failed, 101 timed out,
+    102 hash mismatch, 104 not reproducible.
+    """
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; its exit code."""
+    try:
+        main.main(arguments, prog_name="hermetic", standalone_mode=False)
+        return 0
+    except HermeticError as error:
+        console.show_error(error)
+        return error.exit_code
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        console.note("stopped; nothing half-made was kept. Run the same command again to go on.")
+        return 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # the interpreter flushes stdout at exit
+        return 0
+    except OSError as error:
+        console.show_error(_system(error))
+        return _system(error).exit_code
+
+
+def _system(error: OSError) -> HermeticError:
+    """What the operating system refused, without a stack trace."""
+    where = f": {error.filename}" if error.filename else ""
+    return HermeticError(Domain.ENVIRONMENT, "system", f"{error.strerror or error}{where}")

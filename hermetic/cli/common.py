@@ -1,0 +1,42 @@
+"""The first step of every verb that takes a recipe: store, memo, evaluation."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from hermetic.cli import options, settings
+from hermetic.realise.evaluated import Evaluated, evaluate
+from hermetic.recipe import Memo
+from hermetic.store import Store
+
+__all__ = ["Opened", "open_store", "opened"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A recipe evaluated against a store."""
+
+    reference: str
+    overrides: dict[str, str]
+    store: Store
+    evaluated: Evaluated
+    memo: Memo
+
+    def remember(self) -> None:
+        """Let the next run of the same command find its answer without evaluating anything."""
+        from hermetic.cli import fast
+
+        fast.remember(self.reference, self.overrides, self.evaluated, self.memo)
+
+
+def open_store(given: str | None, *, create: bool = False) -> Store:
+    return Store.open(settings.store_root(given), create=create)
+
+
+def opened(reference: str, sets: tuple[str, ...], store: str | None) -> Opened:
+    memo = Memo(os.path.join(settings.cache_folder(), "digests.json"))
+    overrides = options.overrides(sets)
+    evaluated = evaluate(reference, overrides, memo)
+    memo.save()
+    return Opened(reference, overrides, open_store(store, create=True), evaluated, memo)

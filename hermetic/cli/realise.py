@@ -1,0 +1,107 @@
+"""``hermetic realise``: make a stage's store path exist."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from hermetic.cli import console, options, settings
+from hermetic.cli.common import Opened, opened
+from hermetic.realise.display import Live, Plain, State
+from hermetic.realise.events import Event, Listener
+from hermetic.realise.session import Options, realise
+from hermetic.store import Store
+
+
+@click.command("realise")
+@options.recipe
+@options.setting
+@options.store
+@options.as_json
+@click.option("-n", "--dry-run", is_flag=True, help="Show what would be done and stop.")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), help="Cores that stages may use together [all].")
+@click.option("--keep-failed", is_flag=True, help="Keep the workspace of a failed stage and say where it is.")
+@click.option("--keep-going", is_flag=True, help="After a failure, go on with stages that do not need it.")
+@click.option("-o", "--out-link", type=click.Path(path_type=Path), default=Path("result"), show_default=True)
+@click.option("--no-link", is_flag=True, help="Make no link; the path may be collected at any time.")
+@click.option(
+    "--sandbox",
+    type=click.Choice(["auto", "bwrap", "none"]),
+    default="auto",
+    show_default=True,
+    help="'none' runs stages unconfined and marks their results impure.",
+)
+def command(
+    reference: str,
+    sets: tuple[str, ...],
+    store: str | None,
+    as_json: bool,
+    dry_run: bool,
+    jobs: int | None,
+    keep_failed: bool,
+    keep_going: bool,
+    out_link: Path,
+    no_link: bool,
+    sandbox: str,
+) -> None:
+    """Make the store path of a recipe's stage exist, and print it.
+
+    Stages that are in place are not run again; a stage whose inputs turn out to be the same bytes as before adopts
+    the earlier result. Checks of the stage (its smoke test) must succeed before it counts.
+    """
+    session = opened(reference, sets, store)
+    if dry_run:
+        _dry_run(session, as_json=as_json)
+        return
+    chosen = Options(
+        jobs=jobs or _jobs(), keep_failed=keep_failed, keep_going=keep_going, sandbox=sandbox, indexes=_indexes()
+    )
+    with _listener(session.store, as_json=as_json) as listener:
+        found = realise(session.evaluated, session.store, chosen, listener)
+    target = found[session.evaluated.wanted[0].key]
+    path = session.store.path(target.key, target.name)
+    if not no_link:
+        session.store.add_root(Path(os.path.abspath(out_link)), target.key)
+    session.remember()
+    if as_json:
+        result = Event("result", data={"path": str(path), "key": target.key.hex, "tree": target.tree.hex})
+        console.json_line(result.as_json())
+    else:
+        console.data(str(path))
+
+
+def _dry_run(session: Opened, *, as_json: bool) -> None:
+    from hermetic.cli.plan import show
+
+    show(session, as_json=as_json)
+
+
+def _jobs() -> int | None:
+    setting = settings.find("jobs")
+    return setting.value if setting is not None and isinstance(setting.value, int) else None
+
+
+def _indexes() -> dict[str, str]:
+    setting = settings.find("index")
+    table = setting.value if setting is not None else {}
+    return {str(name): str(address) for name, address in table.items()} if isinstance(table, dict) else {}
+
+
+@contextlib.contextmanager
+def _listener(store: Store, *, as_json: bool) -> Iterator[Listener]:
+    if as_json:
+        yield lambda event: console.json_line(event.as_json())
+        return
+    state = State(_history(store))
+    with Live(state) if console.is_terminal() else Plain(state) as display:
+        yield display
+
+
+def _history(store: Store) -> Callable[[str], float | None]:
+    """Seconds that a stage of this name took the last time, as the best guess for this time."""
+    seconds = store.durations()
+    return seconds.get

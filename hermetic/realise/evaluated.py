@@ -1,0 +1,62 @@
+"""A recipe evaluated down to keys: the step that every command about a recipe begins with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hermetic.derivation import Derivation, Graph, derive_all
+from hermetic.recipe import Memo, Recipe, Stage, load
+from hermetic.recipe.environments import Environment
+from hermetic.sandbox import environments, platform
+from hermetic.sandbox.environments import Identity
+
+__all__ = ["Evaluated", "evaluate", "split_reference"]
+
+
+def split_reference(reference: str) -> tuple[str, str | None]:
+    """``RECIPE#stage`` as file and stage name; the name is None where there is none."""
+    file, mark, name = reference.rpartition("#")
+    if mark and not os.path.exists(reference):
+        return file, name or None
+    return reference, None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The target of a command, the checks it must pass, and the derivations of all of them."""
+
+    recipe: Recipe
+    target: Stage
+    checks: tuple[Stage, ...]
+    graph: Graph
+    identities: Mapping[Environment, Identity]
+
+    @property
+    def wanted(self) -> list[Derivation]:
+        """The target's derivation, then those of its checks."""
+        return [self.graph.by_stage[stage] for stage in (self.target, *self.checks)]
+
+
+def evaluate(reference: str, overrides: Mapping[str, str], memo: Memo) -> Evaluated:
+    """Load the recipe that `reference` names, select its stage and derive keys. Builds nothing, fetches nothing."""
+    file, name = split_reference(reference)
+    recipe = load(file, overrides, memo=memo)
+    target = recipe.select(name)
+    checks = tuple(recipe.checks_of(target))
+    identities: dict[Environment, Identity] = {}
+
+    def identify(environment: Environment) -> dict[str, object]:
+        identities[environment] = environments.identify(environment, memo)
+        return identities[environment].value
+
+    detected = platform.detect()
+    graph = derive_all(
+        recipe,
+        (target, *checks),
+        identify=identify,  # type: ignore[arg-type]
+        platform=detected.identity,
+        memo=memo,
+    )
+    return Evaluated(recipe, target, checks, graph, identities)

@@ -1,0 +1,144 @@
+"""Realise the derivations of a graph: find each, adopt it from an equal one, or build it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from hermetic.derivation import BuiltInput, Derivation, Graph, resolved_key
+from hermetic.digest import Key, ResolvedKey, TreeDigest
+from hermetic.errors import HermeticError, HermeticErrors
+from hermetic.realise.builder import Builder
+from hermetic.realise.events import Event, Listener
+from hermetic.realise.plan import Plan, make_plan
+from hermetic.store import Realisation
+
+__all__ = ["Scheduler"]
+
+_POLL = 0.05  # seconds between two looks at a key that another process is building
+
+
+@dataclass
+class Scheduler:
+    """Runs one plan. After an error nothing new starts, unless `keep_going`; what is running is stopped cleanly."""
+
+    graph: Graph
+    builder: Builder
+    listener: Listener
+    keep_going: bool = False
+    _errors: list[HermeticError] = field(default_factory=list)
+
+    async def realise(self, wanted: Iterable[Key]) -> dict[Key, Realisation]:
+        """Realise `wanted` and whatever they need. Raises the first error, or all of them with `keep_going`."""
+        wanted = list(wanted)
+        plan = make_plan(self.graph, wanted, self.builder.store)
+        self.builder.run.lease([step.derivation.key for step in plan.steps])
+        self._announce(plan)
+        tasks: dict[Key, asyncio.Task[Realisation | None]] = {}
+        try:
+            for step in plan.steps:
+                work = self._realise(step.derivation, tasks)
+                tasks[step.derivation.key] = asyncio.create_task(work, name=step.derivation.name)
+            found = await self._gather(tasks)
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+        if self._errors:
+            raise self._errors[0] if len(self._errors) == 1 else HermeticErrors(self._errors)
+        return {key: found[key] for key in wanted}
+
+    async def _gather(self, tasks: Mapping[Key, asyncio.Task[Realisation | None]]) -> dict[Key, Realisation]:
+        found: dict[Key, Realisation] = {}
+        for done in asyncio.as_completed(tasks.values()):
+            try:
+                realisation = await done
+            except HermeticError as error:
+                self._errors.append(error)
+                if not self.keep_going:
+                    break
+            else:
+                if realisation is not None:
+                    found[realisation.key] = realisation
+        return found
+
+    def _announce(self, plan: Plan) -> None:
+        steps = [
+            {"stage": step.derivation.name, "key": step.derivation.key.hex, "action": step.action}
+            for step in plan.steps
+        ]
+        self.listener(Event("plan", data={"steps": steps}))
+
+    def _tell(self, derivation: Derivation, state: str, **data: object) -> None:
+        self.listener(Event("state", derivation.name, derivation.key.hex, {"state": state, **data}))
+
+    async def _realise(
+        self, derivation: Derivation, tasks: Mapping[Key, asyncio.Task[Realisation | None]]
+    ) -> Realisation | None:
+        """The realisation of one derivation; None if an input failed."""
+        found = self.builder.store.realisation(derivation.key)
+        if found is not None:
+            return self._in_place(derivation, found)
+        inputs = {}
+        for role, key in derivation.built_inputs():
+            await asyncio.wait([tasks[key]])  # not gather: being stopped here must not stop the input as well
+            done = None if tasks[key].cancelled() or tasks[key].exception() else tasks[key].result()
+            if done is None:
+                self._tell(derivation, "skipped", because=role)
+                return None
+            inputs[role] = done
+        return await self._locked(derivation, inputs)
+
+    async def _locked(self, derivation: Derivation, inputs: Mapping[str, Realisation]) -> Realisation:
+        lock = self.builder.store.lock(derivation.key)
+        told = False
+        while not lock.try_acquire():
+            if not told:
+                self._tell(derivation, "waiting", because="another process builds it")
+                told = True
+            await asyncio.sleep(_POLL)
+        try:
+            found = self.builder.store.realisation(derivation.key)
+            if found is not None:
+                return self._in_place(derivation, found)
+            return await self._make(derivation, inputs)
+        finally:
+            lock.release()
+
+    async def _make(self, derivation: Derivation, inputs: Mapping[str, Realisation]) -> Realisation:
+        resolved = resolved_key(derivation, _trees(derivation, inputs))
+        equal = self._equal(resolved)
+        if equal is not None:
+            adopted = await self.builder.adopt(derivation, equal, resolved, inputs)
+            self._tell(derivation, "adopted", size=adopted.size, path=str(self._path(adopted)), same_as=equal.key.hex)
+            return adopted
+        try:
+            built = await self.builder.build(derivation, inputs, resolved)
+        except HermeticError as error:
+            self._tell(derivation, "failed", domain=error.domain.value, reason=error.reason, message=error.message)
+            raise
+        self._tell(derivation, "built", size=built.size, path=str(self._path(built)))
+        return built
+
+    def _equal(self, resolved: ResolvedKey) -> Realisation | None:
+        """An output whose derivation had the very same inputs, though perhaps under other keys or another name."""
+        for key in self.builder.store.resolved(resolved):
+            found = self.builder.store.realisation(key)
+            if found is not None and not found.impure:
+                return found
+        return None
+
+    def _in_place(self, derivation: Derivation, found: Realisation) -> Realisation:
+        self._tell(derivation, "in-place", size=found.size, path=str(self._path(found)))
+        return found
+
+    def _path(self, realisation: Realisation) -> object:
+        return self.builder.store.path(realisation.key, realisation.name)
+
+
+def _trees(derivation: Derivation, inputs: Mapping[str, Realisation]) -> dict[str, TreeDigest]:
+    return {
+        role: inputs[role].tree if isinstance(item, BuiltInput) else item.tree
+        for role, item in derivation.inputs.items()
+    }
