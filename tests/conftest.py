@@ -151,7 +151,7 @@ def cli(store_root: Path, tmp_path: Path) -> Cli:
         stdin: str = "",
     ) -> Result:
         done = subprocess.run(
-            [sys.executable, "-m", "hermetic", *map(os.fspath, args)],
+            [sys.executable, "-m", "hermetic", *(os.fspath(arg) for arg in args)],
             cwd=cwd or tmp_path,
             env=_environment() | {"HERMETIC_STORE": str(store_root)} | dict(env or {}),
             input=stdin,
