@@ -50,6 +50,11 @@ class Evaluation:
     def directory(self) -> str:
         return os.path.dirname(self.file)
 
+    def shown(self, path: str) -> str:
+        """`path` as the user would write it: relative to where the command runs, if it lies below."""
+        inside = path.startswith(self.start.rstrip(os.sep) + os.sep)
+        return os.path.relpath(path, self.start) if inside else path
+
     @contextmanager
     def trusted(self) -> Iterator[None]:
         """Hermetic's own code and the import system run here: the purity rules do not apply to them."""
@@ -84,7 +89,7 @@ def origin() -> Origin | None:
     while frame is not None:
         name = frame.f_code.co_filename
         if evaluation is not None and name in evaluation.files:
-            return Origin(os.path.relpath(name, evaluation.start), frame.f_lineno)
+            return Origin(evaluation.shown(name), frame.f_lineno)
         if fallback is None and not name.startswith((_PACKAGE, "<")):
             fallback = Origin(name, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]

@@ -100,7 +100,7 @@ def _run(path: str, module: types.ModuleType, running: evaluation.Evaluation) ->
     except HermeticError as error:
         running.errors.append(error)
     except SyntaxError as error:
-        place = f"{os.path.relpath(error.filename or path, running.start)}:{error.lineno}"
+        place = f"{running.shown(error.filename or path)}:{error.lineno}"
         message = f"{place}: {error.msg}: {(error.text or '').strip()}"
         running.errors.append(HermeticError(Domain.RECIPE, "syntax", message))
     except Exception as error:  # noqa: BLE001  # whatever a recipe raises is the recipe's error, with its line
@@ -110,7 +110,7 @@ def _run(path: str, module: types.ModuleType, running: evaluation.Evaluation) ->
 def _raised(error: Exception, running: evaluation.Evaluation) -> HermeticError:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in running.files]
     last = frames[-1] if frames else None
-    place = f"{os.path.relpath(last.filename, running.start)}:{last.lineno}: " if last else ""
+    place = f"{running.shown(last.filename)}:{last.lineno}: " if last else ""
     line = f" in `{last.line}`" if last and last.line else ""
     return HermeticError(Domain.RECIPE, "raised", f"{place}{type(error).__name__}: {error}{line}")
 
