@@ -1,0 +1,136 @@
+"""What to run, as pure data, and the exact command line that it stands for. No input or output happens here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from hermetic.sandbox import abi
+
+__all__ = ["Inline", "LaunchPlan", "Limits", "Mount"]
+
+_FIRST_DESCRIPTOR: Final = 10  # of a printed command: clear of the shell's own
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A file or folder of this machine, bound read-only at `target`."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a stage may use. None is no limit.
+
+    `memory_mb` and `processes` hold for the whole tree where a control group can be had, else per process and per
+    user; `wall_s` is seconds from the launch; `shm_mb` sizes ``/dev/shm``.
+    """
+
+    memory_mb: int | None = None
+    processes: int | None = None
+    wall_s: int | None = None
+    shm_mb: int = abi.SHM_MB
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """A file whose bytes travel over a descriptor, so that no path of this machine stands behind it."""
+
+    option: str
+    target: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """One run of one program.
+
+    `workspace` is a folder of this machine with ``in/ out/ tmp/ home/ program/`` and ``stage.json``; `mounts` bring
+    the environment; `symlinks` maps a place inside to what it says; `environment` adds variables to the fixed ones;
+    `root` is the root file system of an image, None for a bare one.
+    """
+
+    argv: tuple[str, ...]
+    workspace: str
+    mounts: tuple[Mount, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    network: bool = False
+    root: str | None = None
+    symlinks: Mapping[str, str] = field(default_factory=dict)
+    masked: tuple[str, ...] = tuple(abi.MASKED)
+
+    def sources(self) -> tuple[str, ...]:
+        """Every path of this machine that is bound, each once, in the order of `bwrap_args`."""
+        bound = [] if self.root is None else [self.root]
+        bound += [source for _, source, _ in self._workspace_binds()]
+        bound += [mount.source for mount in self.mounts]
+        return tuple(dict.fromkeys(bound))
+
+    def inline(self) -> tuple[Inline, ...]:
+        """The files that come over descriptors, in the order of `bwrap_args`."""
+        files = [Inline("--file", f"/etc/{name}", text.encode()) for name, text in abi.ETC.items()]
+        masks = [Inline("--ro-bind-data", path, abi.MASKED[path].encode()) for path in self.masked]
+        return (*files, *masks)
+
+    def variables(self) -> dict[str, str]:
+        """The whole environment of the program; the fixed variables win over what a stage asks for."""
+        return dict(sorted({**self.environment, **abi.VARIABLES}.items()))
+
+    def bwrap_args(
+        self,
+        *,
+        source: Callable[[str], str] = str,
+        descriptors: Sequence[int] | None = None,
+        seccomp: int | None = None,
+        status: int | None = None,
+    ) -> list[str]:
+        """The arguments of ``bwrap``, as they run.
+
+        `source` maps a bound path to where the launcher sees it (root binds each to a neutral place first);
+        `descriptors` are the open files behind `inline`; without them they count from 10, as a printed command's do.
+        """
+        numbers = descriptors or range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + len(self.inline()))
+        args = [*self._namespaces(), *self._root(source)]
+        args += [word for folder in abi.FOLDERS for word in ("--perms", "0755", "--dir", folder)]
+        args += [word for option, origin, place in self._workspace_binds() for word in (option, source(origin), place)]
+        args += [word for mount in self.mounts for word in ("--ro-bind", source(mount.source), mount.target)]
+        args += [word for place, text in self._links() for word in ("--symlink", text, place)]
+        for file, number in zip(self.inline(), numbers, strict=True):
+            args += [*_permissions(file), file.option, str(number), file.target]
+        args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", abi.CWD, "--clearenv"]
+        args += [word for name, value in self.variables().items() for word in ("--setenv", name, value)]
+        args += [] if seccomp is None else ["--seccomp", str(seccomp)]
+        args += [] if status is None else ["--json-status-fd", str(status)]
+        return [*args, "--", *self.argv]
+
+    def _namespaces(self) -> list[str]:
+        args = ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+        args += [] if self.network else ["--unshare-net"]
+        args += ["--disable-userns", "--uid", str(abi.UID), "--gid", str(abi.GID), "--hostname", abi.HOST_NAME]
+        return [*args, "--cap-drop", "ALL", "--new-session", "--die-with-parent"]
+
+    def _root(self, source: Callable[[str], str]) -> list[str]:
+        args = [] if self.root is None else ["--ro-bind", source(self.root), "/"]
+        args += ["--proc", "/proc", "--dev", "/dev"]
+        return [*args, "--perms", "1777", "--size", str(self.limits.shm_mb << 20), "--tmpfs", "/dev/shm"]  # noqa: S108
+
+    def _workspace_binds(self) -> Iterator[tuple[str, str, str]]:
+        for name in abi.WORKSPACE_READ_ONLY:
+            yield "--ro-bind", f"{self.workspace}/{name}", f"{abi.BUILD}/{name}"
+        for name in abi.WORKSPACE_WRITABLE:
+            yield "--bind", f"{self.workspace}/{name}", f"{abi.BUILD}/{name}"
+
+    def _links(self) -> Iterator[tuple[str, str]]:
+        """A stage's own mount at one of our places wins (a `Host` may list ``/var``)."""
+        taken = {mount.target for mount in self.mounts}
+        for place, text in {**abi.SYMLINKS, **self.symlinks}.items():
+            if place not in taken and self.root is None:
+                yield place, text
+
+
+def _permissions(file: Inline) -> list[str]:
+    return ["--perms", "0444"] if file.option == "--file" else []

@@ -1,0 +1,183 @@
+"""Runs a `LaunchPlan` under bubblewrap and outlives every process that it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Final
+
+from hermetic.errors import Domain, HermeticError
+from hermetic.sandbox import launch, seccomp, tools, workspace
+from hermetic.sandbox.output import Output
+from hermetic.sandbox.plan import LaunchPlan
+from hermetic.sandbox.process import Process
+
+__all__ = ["Exit", "run"]
+
+_NO_VARIABLES: Final[dict[str, str]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a stage ended.
+
+    One of `status` and `signal` is set. A program that exits with 128 + n itself is told as signal n, because
+    bubblewrap reports both alike. `timed_out`: it was killed at `Limits.wall_s`; `oom`: the kernel killed one of its
+    processes for memory; `limited_by` says what held memory and processes: "cgroup", "rlimit" or "" for no limit.
+    `seconds` runs from the launch to the end of the last process.
+    """
+
+    status: int | None
+    signal: int | None
+    timed_out: bool = False
+    oom: bool = False
+    limited_by: str = ""
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 0 and not self.timed_out
+
+
+async def run(plan: LaunchPlan, *, log: int, on_output: Callable[[bytes], None] | None = None) -> Exit:
+    """Run the stage; its standard output and error go to the descriptor `log` and, as they come, to `on_output`.
+
+    When this returns or raises, no process of the stage is left. Cancelling the task kills them all first. Must be
+    called on the main thread: the kernel ties the stage's life to the thread that started it.
+
+    Raises `HermeticError`: environment/no-sandbox if bubblewrap or what it needs is missing, environment/
+    sandbox-failed if the stage could not be started for another reason; and whatever `on_output` raises.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise HermeticError(Domain.BUG, "not-main-thread", "a stage can only be started from the main thread")
+    started = time.monotonic()
+    with ExitStack() as stack:
+        output = Output(log, on_output)
+        stack.callback(output.close)
+        process = _launch(plan, output)
+        stack.callback(process.close)
+        timed_out = await _follow(process, plan.limits.wall_s)
+        result = _result(process, output, timed_out=timed_out)
+        return replace(result, limited_by=_limited_by(plan), seconds=time.monotonic() - started)
+
+
+async def _follow(process: Process, wall_s: int | None) -> bool:
+    """Wait for the end; returns whether the stage had to be killed for its time."""
+    try:
+        await asyncio.wait_for(process.ended(), wall_s)
+    except TimeoutError:
+        await _stop(process)
+        return True
+    except BaseException:
+        await _stop(process)
+        raise
+    return False
+
+
+async def _stop(process: Process) -> None:
+    """Kill and wait, however often the waiting task is cancelled meanwhile."""
+    process.kill()
+    ending = asyncio.ensure_future(process.gone())
+    while not ending.done():
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            continue
+
+
+def _result(process: Process, output: Output, *, timed_out: bool) -> Exit:
+    if timed_out:
+        return Exit(None, 9, timed_out=True)
+    code = process.code
+    if code is None:
+        if process.launched.returncode < 0:
+            return Exit(None, -process.launched.returncode)
+        raise tools.explain(output.tail.decode(errors="replace"))
+    return Exit(None, code - 128) if code > 128 else Exit(code, None)
+
+
+def _limited_by(plan: LaunchPlan) -> str:
+    return "" if plan.limits.memory_mb is None and plan.limits.processes is None else "rlimit"
+
+
+def _launch(plan: LaunchPlan, output: Output) -> Process:
+    tool = tools.bubblewrap()
+    drop = launch.drops_privileges()
+    if drop:
+        workspace.hand_over(plan.workspace, launch.BUILD_UID, launch.BUILD_GID)
+    plan = replace(plan, masked=tuple(path for path in plan.masked if os.path.lexists(path)))
+    with ExitStack() as ours:
+        files = [_memory(ours, file.content) for file in plan.inline()]
+        filters = _memory(ours, seccomp.program(os.uname().machine))
+        status, status_writer = _pipe(ours)
+        report, report_writer = _pipe(ours)
+        places = launch.neutral(plan.sources()) if drop else {}
+        args = plan.bwrap_args(
+            source=lambda path: places.get(path, path), descriptors=files, seccomp=filters, status=status_writer
+        )
+        arguments = _memory(ours, b"".join(word.encode() + b"\0" for word in args[: args.index("--")]))
+        child = launch.Child(
+            sources=plan.sources(),
+            limits=launch.resource_limits(plan.limits, grouped=False),
+            drop=drop,
+            report=report_writer,
+            parent=os.getpid(),
+        )
+        command = [tool, "--args", str(arguments), "--", *plan.argv]
+        launched = _spawn(command, output.writer, (*files, filters, arguments, status_writer), child, report)
+        output.close_writer()
+        return Process(launched, output, os.dup(status))
+
+
+def _spawn(
+    command: list[str], output: int, keep: tuple[int, ...], child: launch.Child, report: int
+) -> subprocess.Popen[bytes]:
+    with warnings.catch_warnings():
+        # 3.12 warns of forking beside threads; the child makes system calls only.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=_NO_VARIABLES,
+                cwd="/",
+                pass_fds=keep,
+                start_new_session=True,
+                preexec_fn=child,  # noqa: PLW1509
+            )
+        except subprocess.SubprocessError as error:
+            os.set_blocking(report, False)
+            raise _refused(os.read(report, 4096).decode(errors="replace")) from error
+
+
+def _refused(said: str) -> HermeticError:
+    number, _, text = said.partition(" ")
+    message = f"the stage's process could not {text}"
+    if number == "1":
+        hint = "start the container with --privileged or --cap-add SYS_ADMIN, or run hermetic as an ordinary user"
+        return tools.no_sandbox(f"{message} (root without the right to mount)", hint)
+    return HermeticError(Domain.ENVIRONMENT, "sandbox-failed", message)
+
+
+def _memory(stack: ExitStack, content: bytes) -> int:
+    descriptor = os.memfd_create("hermetic", os.MFD_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    os.write(descriptor, content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _pipe(stack: ExitStack) -> tuple[int, int]:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    stack.callback(os.close, reader)
+    stack.callback(os.close, writer)
+    return reader, writer

@@ -1,0 +1,91 @@
+"""Finds bubblewrap and says, where it cannot work, the one command that mends it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from typing import Final
+
+from hermetic.errors import Domain, HermeticError
+
+__all__ = ["available", "bubblewrap", "no_sandbox"]
+
+_OLDEST: Final = (0, 8, 0)  # has --disable-userns
+_INSTALL: Final = "apt-get install bubblewrap"
+
+
+def no_sandbox(message: str, hint: str) -> HermeticError:
+    return HermeticError(Domain.ENVIRONMENT, "no-sandbox", message, hint=hint)
+
+
+def bubblewrap() -> str:
+    """The path of ``bwrap``. Raises `HermeticError` (environment/no-sandbox) if there is none or it is too old."""
+    return _checked(os.environ.get("PATH", os.defpath))
+
+
+@functools.cache
+def _checked(path: str) -> str:
+    found = shutil.which("bwrap", path=f"{path}:/usr/local/bin:/usr/bin:/bin")
+    if found is None:
+        raise no_sandbox("bubblewrap (bwrap) is not installed, and stages run only inside it", _INSTALL)
+    version = _version(found)
+    if version < _OLDEST:
+        text = ".".join(map(str, version))
+        oldest = ".".join(map(str, _OLDEST))
+        raise no_sandbox(f"{found} is version {text}; stages need {oldest} or newer", _INSTALL)
+    return os.path.realpath(found)
+
+
+def _version(tool: str) -> tuple[int, ...]:
+    result = subprocess.run([tool, "--version"], capture_output=True, text=True, check=False)
+    match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", result.stdout)
+    if match is None:
+        raise no_sandbox(f"{tool} --version says {result.stdout.strip() or result.stderr.strip()!r}", _INSTALL)
+    return tuple(int(part or 0) for part in match.groups())
+
+
+def available() -> str:
+    """Try a whole empty sandbox; returns the path of bubblewrap.
+
+    Raises `HermeticError` (environment/no-sandbox) with the command that mends it.
+    """
+    tool = bubblewrap()
+    command = [tool, "--unshare-user", "--unshare-pid", "--unshare-net", "--disable-userns", "--ro-bind", "/", "/"]
+    result = subprocess.run([*command, "--proc", "/proc", "true"], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise explain(result.stderr)
+    return tool
+
+
+def explain(said: str) -> HermeticError:
+    """The error behind what bubblewrap said when it could not start a stage."""
+    said = said.strip() or "nothing"
+    if "namespace" in said.lower() or "uid map" in said or "max_user_namespaces" in said:
+        return no_sandbox(f"this machine does not let bubblewrap make a user namespace; it said: {said}", _namespaces())
+    if "mount proc" in said.lower() or "on /newroot/proc" in said:
+        hint = "in a container: start it with --security-opt systempaths=unconfined (docker) or unmask=ALL (podman)"
+        return no_sandbox(f"this machine does not let bubblewrap mount /proc; it said: {said}", hint)
+    return HermeticError(Domain.ENVIRONMENT, "sandbox-failed", f"bubblewrap could not start the stage; it said: {said}")
+
+
+def _namespaces() -> str:
+    for name, wanted in (
+        ("kernel.apparmor_restrict_unprivileged_userns", 0),
+        ("kernel.unprivileged_userns_clone", 1),
+    ):
+        if _setting(name) not in {None, wanted}:
+            return f"sysctl -w {name}={wanted}"
+    if _setting("user.max_user_namespaces") == 0:
+        return "sysctl -w user.max_user_namespaces=15000"
+    return "in a container: start it with --privileged, or with a seccomp profile that allows unshare and mount"
+
+
+def _setting(name: str) -> int | None:
+    try:
+        with open("/proc/sys/" + name.replace(".", "/"), encoding="ascii") as stream:
+            return int(stream.read())
+    except (OSError, ValueError):
+        return None
