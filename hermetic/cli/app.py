@@ -9,7 +9,7 @@ import sys
 import click
 
 from hermetic import __version__
-from hermetic.cli import console
+from hermetic.cli import console, settings
 from hermetic.errors import Domain, HermeticError
 
 __all__ = ["run"]
@@ -64,6 +64,9 @@ def run(arguments: list[str]) -> int:
     except HermeticError as error:
         console.show_error(error)
         return error.exit_code
+    except settings.BadSetting as error:
+        console.show_error(HermeticError(Domain.USAGE, "bad-setting", str(error), hint="hermetic config shows them all"))
+        return 2
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:

@@ -6,11 +6,8 @@ Kept free of pydantic and click: the command that finds everything in place read
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
-from hermetic.errors import Domain, HermeticError
-
-__all__ = ["KNOWN", "Setting", "cache_folder", "find", "store_root"]
+__all__ = ["KNOWN", "BadSetting", "Setting", "cache_folder", "find", "store_root"]
 
 #: Name, type of each setting and what it is for.
 KNOWN = {
@@ -20,16 +17,22 @@ KNOWN = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+class BadSetting(ValueError):
+    """A setting that cannot be read or has the wrong type; reported as usage/bad-setting."""
+
+
 class Setting:
     """A value and where it came from."""
 
-    value: object
-    source: str
+    __slots__ = ("source", "value")
+
+    def __init__(self, value: object, source: str) -> None:
+        self.value = value
+        self.source = source
 
 
 def find(name: str, given: object = None, *, environ: dict[str, str] | None = None) -> Setting | None:
-    """The setting `name`, or None if nobody set it. Raises `HermeticError` (usage/bad-setting)."""
+    """The setting `name`, or None if nobody set it. Raises `BadSetting`."""
     if given is not None:
         return Setting(given, "command line")
     variables = os.environ if environ is None else environ
@@ -74,7 +77,7 @@ def _read(file: str) -> dict[str, object]:
         with open(file, "rb") as stream:
             return tomllib.load(stream)
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise HermeticError(Domain.USAGE, "bad-setting", f"{file}: {error}") from error
+        raise BadSetting(f"{file}: {error}") from error
 
 
 def _convert(kind: type, text: str, where: str) -> object:
@@ -82,7 +85,7 @@ def _convert(kind: type, text: str, where: str) -> object:
         try:
             return int(text)
         except ValueError:
-            raise HermeticError(Domain.USAGE, "bad-setting", f"{where}={text}: expected a whole number") from None
+            raise BadSetting(f"{where}={text}: expected a whole number") from None
     if kind is dict:
         pairs = (item.partition("=") for item in text.split())
         return {name: address for name, _, address in pairs}
@@ -92,4 +95,4 @@ def _convert(kind: type, text: str, where: str) -> object:
 def _check(kind: type, value: object, where: str) -> object:
     if isinstance(value, kind):
         return value
-    raise HermeticError(Domain.USAGE, "bad-setting", f"{where}: expected {kind.__name__}, found {value!r}")
+    raise BadSetting(f"{where}: expected {kind.__name__}, found {value!r}")

@@ -1,0 +1,61 @@
+"""``hermetic log``: what a stage printed."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+
+import click
+
+from hermetic.cli import options
+from hermetic.cli.common import open_store
+from hermetic.cli.target import key_of
+from hermetic.digest import Key
+from hermetic.errors import Domain, HermeticError
+from hermetic.store import Attempt, Store
+
+_POLL = 0.2  # seconds between two looks at a log that is being written
+
+
+@click.command("log")
+@click.argument("target", metavar="RECIPE[#STAGE]|PATH|KEY")
+@options.setting
+@options.store
+@click.option("-f", "--follow", is_flag=True, help="Go on until the attempt ends.")
+@click.option("--all", "all_attempts", is_flag=True, help="List every attempt instead of showing the last one's log.")
+def command(target: str, sets: tuple[str, ...], store: str | None, follow: bool, all_attempts: bool) -> None:
+    """Show what a stage printed the last time it was run, whether it succeeded or not."""
+    place = open_store(store)
+    key = _key(target, sets, place)
+    attempts = place.attempts(key)
+    if not attempts:
+        hint = "its output was adopted from an equal stage, or it has never been run here"
+        raise HermeticError(Domain.USAGE, "no-log", f"there is no log of {target}", hint=hint)
+    if all_attempts:
+        for attempt in attempts:
+            click.echo(f"{attempt.id}  {attempt.outcome:10} {attempt.seconds:8.1f}s  {attempt.log_path}")
+        return
+    _show(attempts[-1], follow=follow)
+
+
+def _key(target: str, sets: tuple[str, ...], store: Store) -> Key:
+    """As `key_of`, and also keys whose build failed: they have attempts, but no path."""
+    try:
+        return key_of(target, sets, store)
+    except HermeticError as error:
+        found = store.attempted(target) if error.reason == "unknown-path" else None
+        if found is None:
+            raise
+        return found
+
+
+def _show(attempt: Attempt, *, follow: bool) -> None:
+    with open(attempt.log_path, "rb") as stream:
+        while True:
+            running = follow and attempt.running()
+            shutil.copyfileobj(stream, sys.stdout.buffer)
+            sys.stdout.flush()
+            if not running:
+                return
+            time.sleep(_POLL)

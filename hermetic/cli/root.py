@@ -1,0 +1,46 @@
+"""``hermetic root``: what keeps store paths alive."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from hermetic.cli import console, options
+from hermetic.cli.common import open_store
+
+
+@click.group("root")
+def command() -> None:
+    """List, add and remove what keeps store paths alive. A root is a symlink; deleting the link ends it too."""
+
+
+@command.command("list")
+@options.store
+@options.as_json
+def list_(store: str | None, as_json: bool) -> None:
+    """Every root, and the store path it keeps."""
+    for root in open_store(store).roots():
+        if as_json:
+            console.json_line({"link": str(root.link), "path": str(root.path)})
+        else:
+            console.data(f"{root.link} -> {root.path}")
+
+
+@command.command("add")
+@click.argument("link", type=click.Path(path_type=Path))
+@click.argument("target", metavar="PATH|KEY")
+@options.store
+def add(link: Path, target: str, store: str | None) -> None:
+    """Make LINK point at a store path and keep that path alive."""
+    place = open_store(store)
+    place.add_root(Path(os.path.abspath(link)), place.find(target).key)
+
+
+@command.command("remove")
+@click.argument("link", type=click.Path(path_type=Path))
+@options.store
+def remove(link: Path, store: str | None) -> None:
+    """Delete LINK and stop keeping what it pointed at."""
+    open_store(store).remove_root(Path(os.path.abspath(link)))
