@@ -1,0 +1,118 @@
+"""Every attempt at a build, with its log: ``builds/<id>/{record.json,log}``. A failed build leaves this and no more."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hermetic.digest import Key
+from hermetic.store.faults import storing
+from hermetic.store.layout import Layout, write_atomic
+
+__all__ = ["Attempt", "find", "newest_first", "start"]
+
+RUNNING = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt. `started` and `ended` are Unix seconds; `ended` is 0 and `outcome` "running" until `finish`.
+
+    `pid` and `boot` say which process drove it; `extra` is what the driver wants to remember.
+    """
+
+    id: str
+    key: Key
+    name: str
+    folder: Path
+    started: int
+    pid: int
+    boot: str
+    ended: int = 0
+    outcome: str = RUNNING
+    status: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def log(self) -> Path:
+        """Where the build's output goes. It exists from the start."""
+        return self.folder / "log"
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it says that it is running, but its driver is gone (or another boot's)."""
+        if self.outcome != RUNNING:
+            return False
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            same_boot = os.environ.get("HERMETIC_TEST_BOOT_ID", file.read().strip()) == self.boot
+        return not same_boot or not os.path.exists(f"/proc/{self.pid}")
+
+    def finish(self, outcome: str, *, status: int | None = None, **extra: Any) -> Attempt:
+        """Record how it ended: `outcome` in a word, `status` the exit status if there was one."""
+        ended = replace(self, ended=int(time.time()), outcome=outcome, status=status, extra={**self.extra, **extra})
+        _write(ended)
+        return ended
+
+
+def start(layout: Layout, boot: str, key: Key, name: str, extra: dict[str, Any]) -> Attempt:
+    now = time.time_ns()
+    # Begins with the key, so that a key's attempts are found by name, and goes on with the time, so that they sort.
+    identity = f"{key.base32}-{now:020d}-{os.urandom(4).hex()}"
+    folder = Path(layout.folder("builds")) / identity
+    attempt = Attempt(identity, key, name, folder, now // 10**9, os.getpid(), boot, extra=extra)
+    with storing(layout.root):
+        folder.mkdir()
+        attempt.log.touch()
+        _write(attempt)
+    return attempt
+
+
+def newest_first(layout: Layout, key: Key) -> list[Attempt]:
+    names = [name for name in os.listdir(layout.folder("builds")) if name.startswith(f"{key.base32}-")]
+    found = [find(layout, name) for name in sorted(names, reverse=True)]
+    return [attempt for attempt in found if attempt is not None and attempt.key == key]
+
+
+def find(layout: Layout, identity: str) -> Attempt | None:
+    """The attempt of that id; None when it has no record that can be read."""
+    folder = Path(layout.folder("builds")) / identity
+    try:
+        record = json.loads((folder / "record.json").read_bytes())
+        return Attempt(
+            id=identity,
+            key=Key(record["key"]),
+            name=str(record["name"]),
+            folder=folder,
+            started=int(record["started"]),
+            pid=int(record["pid"]),
+            boot=str(record["boot"]),
+            ended=int(record["ended"]),
+            outcome=str(record["outcome"]),
+            status=record["status"],
+            extra=dict(record["extra"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(attempt: Attempt) -> None:
+    record = {
+        "version": 1,
+        "key": attempt.key.hex,
+        "name": attempt.name,
+        "started": attempt.started,
+        "ended": attempt.ended,
+        "outcome": attempt.outcome,
+        "status": attempt.status,
+        "pid": attempt.pid,
+        "boot": attempt.boot,
+        "extra": attempt.extra,
+    }
+    layout = Layout(str(attempt.folder.parent.parent))
+    with storing(layout.root):
+        data = json.dumps(record, sort_keys=True, indent=1).encode("ascii")
+        write_atomic(layout, str(attempt.folder / "record.json"), data)

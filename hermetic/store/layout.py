@@ -1,0 +1,208 @@
+"""Where everything of a store lies, and what makes a folder a store.
+
+Nothing recorded inside names the store's own place, so a store can be moved or copied (``cp -a``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TypeVar
+
+from hermetic.digest import BlobDigest, Digest, Key, ResolvedKey, TreeDigest
+from hermetic.errors import Domain, HermeticError
+from hermetic.store.faults import storing
+
+__all__ = ["EPOCH_NS", "FOLDERS", "FORMAT", "Layout", "create", "current_boot", "is_store", "write_atomic"]
+
+FORMAT = b"hermetic store 1\n"
+FOLDERS = (
+    "store", "blobs", "trees", "derivations", "realisations", "resolved", "pending", "images", "builds",
+    "roots", "profiles", "leases", "locks", "tmp", "trash",
+)  # fmt: skip
+EPOCH_NS = 315_532_800 * 10**9  # 1980-01-01T00:00:00Z: zipfile refuses anything earlier
+
+_UNFINISHED = ".format-"
+_VERSION = re.compile(rb"hermetic store ([0-9]{1,9})\n")
+_NAME = re.compile(r"[A-Za-z0-9_+=?][A-Za-z0-9._+=?-]{0,210}")
+_NFS = 0x6969
+
+D = TypeVar("D", bound=Digest)
+
+
+class Layout:
+    """Paths of one store, as strings."""
+
+    __slots__ = ("root",)
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def folder(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def output(self, key: Key, name: str) -> str:
+        """Raises `HermeticError` (recipe/bad-name) for a name that no file system entry could carry."""
+        if _NAME.fullmatch(name) is None:
+            raise HermeticError(
+                Domain.RECIPE,
+                "bad-name",
+                f"{name!r} cannot be part of a store path",
+                hint="use letters, digits and any of . _ + = ? -, at most 211 of them, and no dot or dash first",
+            )
+        return f"{self.root}/store/{key.base32}-{name}"
+
+    def blob(self, digest: BlobDigest, *, executable: bool) -> str:
+        return f"{self.root}/blobs/{digest.hex[:2]}/{digest.hex}{'.x' if executable else ''}"
+
+    def tree(self, digest: TreeDigest) -> str:
+        return f"{self.root}/trees/{digest.hex[:2]}/{digest.hex}"
+
+    def preimage(self, key: Key) -> str:
+        return f"{self.root}/derivations/{key.hex[:2]}/{key.hex}"
+
+    def record(self, key: Key) -> str:
+        return f"{self.root}/realisations/{key.hex[:2]}/{key.hex}"
+
+    def resolved(self, key: ResolvedKey) -> str:
+        return f"{self.root}/resolved/{key.hex[:2]}/{key.hex}"
+
+
+def create(root: str) -> None:
+    """Make `root` a store, or finish what a killed process began. Harmless when several processes do it at once."""
+    with storing(root):
+        os.makedirs(root, exist_ok=True)
+        _check_creatable(root)
+        unfinished = f"{root}/{_UNFINISHED}{os.urandom(8).hex()}"
+        # First of all a name that no other program leaves, so that a half-made store is told from a foreign folder.
+        _write(unfinished, FORMAT, durable=False)
+        for folder in FOLDERS:
+            os.makedirs(f"{root}/{folder}", exist_ok=True)
+        _sync_folder(root)
+        os.rename(unfinished, f"{root}/format")
+        _sync_folder(root)
+        _forget_unfinished(root)
+
+
+def _check_creatable(root: str) -> None:
+    names = os.listdir(root)
+    if "format" in names or any(name.startswith(_UNFINISHED) for name in names):
+        return
+    if names:
+        raise HermeticError(
+            Domain.ENVIRONMENT,
+            "not-a-store",
+            f"{root} is neither a store nor empty (it holds {sorted(names)[0]!r})",
+            hint="choose an empty folder with --store or HERMETIC_STORE",
+        )
+    if filesystem_magic(root) == _NFS:
+        raise HermeticError(
+            Domain.ENVIRONMENT,
+            "store-on-nfs",
+            f"{root} lies on NFS, whose locks and links a store cannot rely on",
+            hint="choose a folder on a local ext4, xfs or btrfs file system with --store or HERMETIC_STORE",
+        )
+
+
+def _forget_unfinished(root: str) -> None:
+    for name in os.listdir(root):
+        if name.startswith(_UNFINISHED):
+            try:
+                os.unlink(f"{root}/{name}")
+            except FileNotFoundError:
+                continue
+
+
+def filesystem_magic(path: str) -> int:
+    """The ``f_type`` of statfs(2), which `os.statvfs` leaves out."""
+    import ctypes  # noqa: PLC0415  # only at creation; costs more than opening a store
+
+    buffer = ctypes.create_string_buffer(512)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.statfs(os.fsencode(path), buffer) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), path)
+    return int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], "little")
+
+
+def is_store(root: str) -> bool:
+    """Whether `root` is a store of this format. Raises `HermeticError` when it is one that cannot be used."""
+    try:
+        with open(f"{root}/format", "rb") as file:
+            text = file.read(64)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError as error:
+        raise HermeticError(
+            Domain.ENVIRONMENT,
+            "store-unreadable",
+            f"no permission to read the store at {root}",
+            hint="choose another store with --store or HERMETIC_STORE",
+        ) from error
+    if text == FORMAT:
+        return True
+    match = _VERSION.fullmatch(text)
+    if match is None:
+        raise HermeticError(Domain.ENVIRONMENT, "not-a-store", f"{root}/format does not say what kind of store it is")
+    raise HermeticError(
+        Domain.ENVIRONMENT,
+        "store-too-new",
+        f"the store at {root} has format {int(match[1])}; this version of hermetic reads format 1",
+        hint="upgrade hermetic, or choose another store with --store or HERMETIC_STORE",
+    )
+
+
+def current_boot() -> str:
+    """What tells this boot of the machine from any other."""
+    if override := os.environ.get("HERMETIC_TEST_BOOT_ID"):
+        return override
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def write_atomic(layout: Layout, path: str, data: bytes, *, durable: bool = False) -> None:
+    """Put `data` at `path` so that a reader sees all of it or what was there before, making the folder if needed.
+
+    `durable` means on the disk when this returns.
+    """
+    temporary = f"{layout.root}/tmp/f-{os.urandom(8).hex()}"
+    try:
+        _write(temporary, data, durable=durable)
+        try:
+            os.rename(temporary, path)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.rename(temporary, path)
+    except BaseException:
+        _unlink_quietly(temporary)
+        raise
+    if durable:
+        _sync_folder(os.path.dirname(path))
+        _sync_folder(os.path.dirname(os.path.dirname(path)))
+
+
+def _write(path: str, data: bytes, *, durable: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unlink_quietly(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return

@@ -1,0 +1,111 @@
+"""Locks on files: one per key, and the one that keeps the collector out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from hermetic.store.faults import storing
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+__all__ = ["KeyLock", "collector_locked_out", "hold", "is_held"]
+
+
+class KeyLock:
+    """Who holds it may realise the key; every other process and thread waits, then finds the path.
+
+    Not reentrant. Any thread may release it. The kernel frees it when the process dies.
+    """
+
+    def __init__(self, root: str, key_hex: str) -> None:
+        self._root = root
+        self._path = f"{root}/locks/{key_hex}"
+        self._lock: FileLock | None = None
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody holds it; say whether it was taken. Does not wait."""
+        return self._acquire(blocking=False)
+
+    def acquire(self) -> None:
+        """Take the lock, waiting for whoever holds it."""
+        self._acquire(blocking=True)
+
+    def release(self) -> None:
+        """Let the next one in. Without effect when the lock is not held."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    @property
+    def held(self) -> bool:
+        return self._lock is not None
+
+    def _acquire(self, *, blocking: bool) -> bool:
+        from filelock import FileLock, Timeout  # noqa: PLC0415  # 37 ms, which a no-op command does not pay
+
+        if self._lock is not None:
+            raise RuntimeError(f"{self._path} is held already")
+        # Not thread-local: the driver takes it in one thread and gives it back in another.
+        lock = FileLock(self._path, thread_local=False)
+        try:
+            with storing(self._root):
+                lock.acquire(timeout=-1 if blocking else 0, poll_interval=0.02)
+        except Timeout:
+            return False
+        self._lock = lock
+        return True
+
+    def __enter__(self) -> KeyLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+@contextmanager
+def collector_locked_out(root: str) -> Iterator[None]:
+    """The shared side of the gc lock: what happens inside is seen by the collector before or after, never halfway."""
+    descriptor = os.open(f"{root}/locks/gc", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def hold(path: str) -> int:
+    """Create `path` if need be and hold it until the descriptor that is returned is closed."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # A sweep may have taken the new file for a dead one's and unlinked it before it was locked.
+        try:
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+
+
+def is_held(path: str) -> bool:
+    """Whether a living process holds `path`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -1,0 +1,120 @@
+"""Roots: symlinks outside the store that keep what they point to alive, such as ``result``."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermetic.digest import Key, hash_bytes
+from hermetic.errors import Domain, HermeticError
+from hermetic.store.faults import storing
+from hermetic.store.layout import FORMAT, Layout, write_atomic
+from hermetic.store.locks import KeyLock, collector_locked_out
+from hermetic.store.syncpoint import reach
+
+__all__ = ["Root", "add", "read_all"]
+
+_OUTPUT = re.compile(r"[a-z2-7]{32}-.+")
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A link that was made for `key`. `current` says whether it still points to that key's path in this store."""
+
+    link: Path
+    key: Key
+    current: bool
+
+
+def add(layout: Layout, link: str, key: Key, output: str) -> None:
+    """Let `link` be a symlink to `output`, put there in one step, and record it.
+
+    Raises `HermeticError` (usage/out-link-exists) when something else than a link into a store is there, and
+    (usage/out-link-refused) when nothing can be made there.
+    """
+    link = os.path.join(os.path.realpath(os.path.dirname(os.path.abspath(link))), os.path.basename(link))
+    identity = hash_bytes(os.fsencode(link)).hex
+    with KeyLock(layout.root, f"root-{identity}"), collector_locked_out(layout.root):
+        _check_replaceable(link)
+        record = json.dumps({"version": 1, "link": link, "key": key.hex}, sort_keys=True).encode("ascii")
+        with storing(layout.root):
+            # Recorded first: a link without a root could lose what it points to, a root without its link is nothing.
+            write_atomic(layout, f"{layout.root}/roots/{identity}", record)
+        reach("root.after-record")
+        try:
+            _switch(link, output, identity)
+        except OSError as error:
+            raise HermeticError(
+                Domain.USAGE,
+                "out-link-refused",
+                f"cannot make the link {link}: {error.strerror}",
+                hint="choose another place with --out-link, or none with --no-out-link",
+            ) from error
+        reach("root.after-link")
+
+
+def _switch(link: str, output: str, identity: str) -> None:
+    temporary = os.path.join(os.path.dirname(link), f".hermetic-{identity[:16]}")  # one name: a kill leaves one
+    try:
+        os.unlink(temporary)
+    except FileNotFoundError:
+        pass
+    os.symlink(output, temporary)
+    reach("root.after-temporary")
+    os.replace(temporary, link)
+
+
+def _check_replaceable(link: str) -> None:
+    try:
+        target = os.readlink(link)
+    except FileNotFoundError:
+        return
+    except OSError:
+        target = ""
+    if not _into_a_store(os.path.join(os.path.dirname(link), target)):
+        raise HermeticError(
+            Domain.USAGE,
+            "out-link-exists",
+            f"{link} exists and is not a link into a store",
+            hint="move it away, or choose another name with --out-link",
+        )
+
+
+def _into_a_store(target: str) -> bool:
+    """Whether `target` is a store path. One whose whole store is gone is believed by its shape."""
+    folder, name = os.path.split(target)
+    root, store = os.path.split(folder)
+    if store != "store" or _OUTPUT.fullmatch(name) is None:
+        return False
+    try:
+        with open(f"{root}/format", "rb") as file:
+            return file.read(64).startswith(FORMAT.split(b" store")[0])
+    except FileNotFoundError:
+        return not os.path.lexists(root)
+    except OSError:
+        return False
+
+
+def read_all(layout: Layout) -> list[Root]:
+    """Every recorded root that can be read, by link."""
+    found = []
+    for name in os.listdir(layout.folder("roots")):
+        try:
+            with open(f"{layout.root}/roots/{name}", "rb") as file:
+                document = json.loads(file.read())
+            link, key = str(document["link"]), Key(document["key"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            continue
+        found.append(Root(Path(link), key, _points_to(link, f"{layout.root}/store", key)))
+    return sorted(found, key=lambda root: root.link)
+
+
+def _points_to(link: str, store: str, key: Key) -> bool:
+    try:
+        folder, name = os.path.split(os.path.join(os.path.dirname(link), os.readlink(link)))
+    except OSError:
+        return False
+    return name.startswith(f"{key.base32}-") and os.path.realpath(folder) == os.path.realpath(store)

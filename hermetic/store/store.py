@@ -1,0 +1,229 @@
+"""The store as the rest of hermetic sees it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hermetic.digest import Key, ResolvedKey, TreeDigest
+from hermetic.errors import Domain, HermeticError
+from hermetic.store import layout as layouts
+from hermetic.store import manifest as manifests
+from hermetic.store import recovery
+from hermetic.store.faults import storing
+from hermetic.store.layout import Layout
+from hermetic.store.locks import KeyLock
+from hermetic.store.pending import Pending
+from hermetic.store.realisation import Realisation
+from hermetic.store.walk import Limits
+
+if TYPE_CHECKING:
+    from hermetic.canonical import Value
+    from hermetic.store.attempts import Attempt
+    from hermetic.store.manifest import Manifest
+    from hermetic.store.roots import Root
+    from hermetic.store.run import Run
+    from hermetic.store.verify import Problem
+
+__all__ = ["Store"]
+
+_BASE32 = re.compile(r"([a-z2-7]{1,32})(?:-.*)?")
+_HEX = re.compile(r"[0-9a-f]{1,64}")
+
+
+class Store:
+    """One store. There is no daemon and no database: the file system is the truth.
+
+    Every method may be called from any thread; any number of processes may use one store at once.
+    """
+
+    def __init__(self, root: str, *, boot_id: str, limits: Limits) -> None:
+        self.root = Path(root)
+        self.layout = Layout(root)
+        self.limits = limits
+        self.pending = Pending(self.layout, boot_id)
+        self._believed: dict[Key, str] = {}  # outputs of another boot's runs that were looked at: key -> run
+
+    @classmethod
+    def open(
+        cls,
+        root: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        boot_id: str | None = None,
+        limits: Limits | None = None,
+    ) -> Store:
+        """The store at `root`; with `create`, make one where there is nothing or an empty folder.
+
+        Reads one small file and scans nothing. Raises `HermeticError` in the domain environment: store-too-new,
+        not-a-store, store-on-nfs, store-read-only, store-full, store-unreadable, and store-missing without `create`.
+        """
+        place = os.path.abspath(root)
+        if not layouts.is_store(place):
+            if not create:
+                raise HermeticError(
+                    Domain.ENVIRONMENT,
+                    "store-missing",
+                    f"there is no store at {place}",
+                    hint="`hermetic realise` makes one; or name another with --store or HERMETIC_STORE",
+                )
+            layouts.create(place)
+        return cls(place, boot_id=boot_id or layouts.current_boot(), limits=limits or Limits())
+
+    def path(self, key: Key, name: str) -> Path:
+        """Where the output of `key` lies once it is realised. Raises `HermeticError` (recipe/bad-name)."""
+        return Path(self.layout.output(key, name))
+
+    def realisation(self, key: Key) -> Realisation | None:
+        """What `key` became, if its output is in place and can be believed."""
+        record = recovery.read_record(self.layout, key)
+        if record is None or not os.path.isdir(self.layout.output(key, record.name)):
+            return None
+        return record if self._is_sure(record) else None
+
+    def _is_sure(self, record: Realisation) -> bool:
+        if record.run not in self.pending.of_other_boots():
+            return True
+        if self._believed.get(record.key) != record.run:
+            if not recovery.is_whole(self.layout, record):
+                return False
+            self._believed[record.key] = record.run
+        return True
+
+    def resolved(self, key: ResolvedKey) -> list[Key]:
+        """Realised keys that became `key` once their inputs were replaced by what these became, sorted."""
+        try:
+            names = sorted(os.listdir(self.layout.resolved(key)))
+        except FileNotFoundError:
+            return []
+        return [found for found in map(Key, names) if self.realisation(found) is not None]
+
+    def find(self, prefix_or_path: str) -> Realisation:
+        """The realisation that a user names by a store path (or something in it, or a link to it), or by the
+        beginning of a key in hexadecimal or base-32.
+
+        Raises `HermeticError`: usage/unknown-path, usage/ambiguous-path.
+        """
+        named = self._store_name(prefix_or_path) if "/" in prefix_or_path else prefix_or_path
+        found = {key: record for key in self._matching(named) if (record := self.realisation(key)) is not None}
+        if not found and os.path.lexists(prefix_or_path) and named == prefix_or_path:
+            return self.find(f"./{prefix_or_path}")  # a link in this folder, such as result
+        if len(found) == 1:
+            return next(iter(found.values()))
+        if found:
+            choices = ", ".join(sorted(f"{key.base32}-{record.name}" for key, record in found.items())[:5])
+            raise HermeticError(
+                Domain.USAGE,
+                "ambiguous-path",
+                f"{prefix_or_path!r} begins {len(found)} keys: {choices}",
+                hint="give more of the key, or the store path",
+            )
+        raise HermeticError(
+            Domain.USAGE,
+            "unknown-path",
+            f"nothing realised in {self.root} is called {prefix_or_path!r}",
+            hint="give a store path, a link to one, or the beginning of a key",
+        )
+
+    def _store_name(self, path: str) -> str:
+        """The name in ``store/`` that `path` lies in, or leads to; something that matches nothing when there is none."""
+        outputs = os.path.realpath(self.layout.folder("store"))
+        relative = os.path.relpath(os.path.realpath(path), outputs)
+        return "" if relative.startswith("..") else relative.split("/")[0]
+
+    def _matching(self, text: str) -> Iterator[Key]:
+        hexadecimal = _HEX.fullmatch(text) is not None
+        base32 = match[1] if (match := _BASE32.fullmatch(text)) else None
+        for key in recovery.keys(self.layout):
+            if (hexadecimal and key.hex.startswith(text)) or (base32 and key.base32.startswith(base32)):
+                yield key
+
+    def preimage(self, key: Key) -> dict[str, Value] | None:
+        """The derivation whose digest `key` is, as it was when it was realised."""
+        try:
+            with open(self.layout.preimage(key), "rb") as file:
+                value = json.loads(file.read())
+        except (FileNotFoundError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def lock(self, key: Key) -> KeyLock:
+        """The lock that who realises `key` holds; not yet taken."""
+        return KeyLock(str(self.root), key.hex)
+
+    def begin(self) -> Run:
+        """Start a session that may build. Sweeps up after dead ones, and looks at what another boot left unsure.
+
+        Raises `HermeticError` (environment/store-read-only, environment/store-full).
+        """
+        from hermetic.store.run import Run  # noqa: PLC0415  # reading needs none of it
+        from hermetic.store.sweep import sweep  # noqa: PLC0415
+
+        with storing(str(self.root)):
+            sweep(self.layout)
+            if self.pending.of_other_boots():
+                with self._recovering():
+                    recovery.recover(self.layout, self.pending)
+        return Run(self)
+
+    @contextmanager
+    def _recovering(self) -> Iterator[None]:
+        descriptor = os.open(f"{self.root}/locks/recovery", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def roots(self) -> list[Root]:
+        """Every recorded root, by link."""
+        from hermetic.store import roots  # noqa: PLC0415
+
+        return roots.read_all(self.layout)
+
+    def add_root(self, link: str | os.PathLike[str], key: Key) -> None:
+        """Make `link` a symlink to the output of `key`, in one step, and keep that output alive while it stands.
+
+        Raises `HermeticError`: usage/out-link-exists when something that is no link into a store is there,
+        usage/out-link-refused when the link cannot be made, usage/unknown-path when `key` is not realised.
+        """
+        from hermetic.store import roots  # noqa: PLC0415
+
+        record = self.find(key.hex)
+        roots.add(self.layout, os.fspath(link), key, self.layout.output(key, record.name))
+
+    def manifest(self, tree: TreeDigest) -> Manifest:
+        """Everything in a tree. Raises `HermeticError` (store/unknown-tree, store/corrupt)."""
+        return manifests.read(self.layout, tree)
+
+    def verify(
+        self, keys: Iterable[Key] | None = None, *, progress: Callable[[int, int], None] | None = None
+    ) -> list[Problem]:
+        """Read every realised output again (or those of `keys`), all records and, without `keys`, all blobs.
+
+        Gives what is wrong; raises nothing for it and mends nothing. `progress` is told bytes done and bytes in all.
+        """
+        from hermetic.store.verify import verify  # noqa: PLC0415
+
+        return verify(self.layout, keys, progress)
+
+    def start_attempt(self, key: Key, name: str, **extra: Any) -> Attempt:
+        """Record that a build of `key` begins, and make the file for its log."""
+        from hermetic.store import attempts  # noqa: PLC0415
+
+        return attempts.start(self.layout, self.pending.boot, key, name, extra)
+
+    def attempts(self, key: Key) -> list[Attempt]:
+        """The attempts at `key`, the newest first."""
+        from hermetic.store import attempts  # noqa: PLC0415
+
+        return attempts.newest_first(self.layout, key)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.root)!r})"

@@ -1,0 +1,100 @@
+"""``verify``: read everything that is realised again, and say what is not as it was recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermetic import canonical
+from hermetic.digest import Key
+from hermetic.store.checking import Hashes, differences
+from hermetic.store.layout import Layout
+from hermetic.store.realisation import Realisation
+from hermetic.store.recovery import keys as every_key
+from hermetic.store.recovery import read_record
+from hermetic.store.walk import OPEN_FILE
+
+__all__ = ["Problem", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in the store that is not as recorded. `key` is None where no key is at fault (a blob)."""
+
+    key: Key | None
+    path: Path
+    what: str
+
+
+def verify(
+    layout: Layout, wanted: Iterable[Key] | None, progress: Callable[[int, int], None] | None = None
+) -> list[Problem]:
+    """Everything wrong with `wanted`, or with all that is realised and all blobs. Changes nothing."""
+    keys = list(every_key(layout) if wanted is None else wanted)
+    found: list[Problem] = []
+    records: list[Realisation] = []
+    for key in keys:
+        if (record := read_record(layout, key)) is None:
+            found.append(Problem(key, Path(layout.record(key)), "is missing or cannot be read"))
+        else:
+            records.append(record)
+    hashes, done, total = Hashes(), 0, sum(record.size for record in records)
+    for record in records:
+        found += _one(layout, record, hashes)
+        done += record.size
+        if progress is not None:
+            progress(done, total)
+    if wanted is None:
+        found += _blobs(layout, hashes)
+    return found
+
+
+def _one(layout: Layout, record: Realisation, hashes: Hashes) -> list[Problem]:
+    output = Path(layout.output(record.key, record.name))
+    found = [Problem(record.key, output / path, what) for path, what in differences(layout, record, hashes)]
+    if (problem := _preimage_problem(layout, record.key)) is not None:
+        found.append(Problem(record.key, Path(layout.preimage(record.key)), problem))
+    return found
+
+
+def _preimage_problem(layout: Layout, key: Key) -> str | None:
+    try:
+        with open(layout.preimage(key), "rb") as file:
+            data = file.read()
+        value = json.loads(data)
+    except FileNotFoundError:
+        return "is missing"
+    except (OSError, ValueError):
+        return "cannot be read"
+    if next(canonical.problems(value), None) is not None or canonical.encode(value) != data:
+        return "is not canonical, so it has been changed"
+    return None
+
+
+def _blobs(layout: Layout, hashes: Hashes) -> list[Problem]:
+    found = []
+    for prefix in sorted(os.listdir(layout.folder("blobs"))):
+        for name in sorted(os.listdir(f"{layout.root}/blobs/{prefix}")):
+            path = f"{layout.root}/blobs/{prefix}/{name}"
+            if (problem := _blob_problem(path, name, hashes)) is not None:
+                found.append(Problem(None, Path(path), problem))
+    return found
+
+
+def _blob_problem(path: str, name: str, hashes: Hashes) -> str | None:
+    try:
+        opened = os.open(path, OPEN_FILE)
+    except FileNotFoundError:
+        return None  # collected meanwhile
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    try:
+        digest = hashes.of(opened, os.fstat(opened))
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    finally:
+        os.close(opened)
+    return None if digest.hex == name.removesuffix(".x") else "has other contents than its name says"
