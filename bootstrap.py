@@ -235,7 +235,8 @@ def install_system_packages(names: list[str]) -> None:
         raise Stop(f"Missing system packages, which only root can install:\n\n    {by_hand}\n\n{AGAIN}")
     say(f"Installing with apt-get: {wanted}")
     # `env`, because sudo keeps no variables. The time-out is for another apt-get at work.
-    apt_get = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", apt, "-o", "DPkg::Lock::Timeout=600"]
+    quiet = ["-qq", "-o", "Dpkg::Use-Pty=0"]
+    apt_get = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", apt, *quiet, "-o", "DPkg::Lock::Timeout=600"]
     # Package lists that can't be brought up to date may still be good enough; if they are not, `install` fails.
     subprocess.run([*apt_get, "update"], env=environment(), stdout=sys.stderr, check=False)
     run(
