@@ -62,7 +62,7 @@ VARIABLES: Final[Mapping[str, str]] = MappingProxyType(
         "HOME": HOME,
         "LC_ALL": "C.UTF-8",
         "LOGNAME": "build",
-        "PATH": "/build/env/bin:/usr/local/bin:/usr/bin:/bin",
+        "PATH": "/build/env/wheels/bin:/build/env/python/bin:/usr/local/bin:/usr/bin:/bin",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
         "PYTHONNOUSERSITE": "1",
@@ -87,7 +87,9 @@ ETC: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
-SYMLINKS: Final[Mapping[str, str]] = MappingProxyType({"/tmp": "build/tmp", "/var/tmp": "../build/tmp"})
+SYMLINKS: Final[Mapping[str, str]] = MappingProxyType(
+    {"/tmp": "build/tmp", "/var/tmp": "../build/tmp"}  # noqa: S108
+)
 
 # Files of /proc that a pid namespace does not hide. Each becomes an empty file, except where programs parse it.
 MASKED: Final[Mapping[str, str]] = MappingProxyType(

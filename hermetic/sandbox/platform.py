@@ -51,7 +51,7 @@ class Platform:
 
 @functools.cache
 def detect() -> Platform:
-    """This machine, read once a process."""
+    """The machine we are on, read once a process."""
     machine = os.uname()
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
         facts = _first_processor(stream.read())

@@ -1,0 +1,89 @@
+"""Environments as keys and as mounts: what identifies each, and how it comes into a sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hermetic.errors import Domain, HermeticError
+from hermetic.recipe.environments import Environment, Host, PythonEnv
+from hermetic.recipe.memo import Memo
+from hermetic.sandbox import abi, host, python
+from hermetic.sandbox.plan import Mount
+
+if TYPE_CHECKING:
+    from hermetic.canonical import Value
+    from hermetic.store import Run
+
+__all__ = ["EnvironmentMounts", "Identity", "identify", "materialise"]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """`value` is the canonical dictionary that enters keys; `parts` is what `materialise` needs besides."""
+
+    value: dict[str, Value]
+    parts: python.Parts | None = None
+
+
+@dataclass(frozen=True)
+class EnvironmentMounts:
+    """An environment as a `LaunchPlan` takes it. `python` starts the command line of a ``.py`` program."""
+
+    mounts: tuple[Mount, ...]
+    symlinks: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    python: tuple[str, ...] = ()
+
+    def argv(self, entry: str) -> tuple[str, ...]:
+        """The command line of the program file `entry`.
+
+        Raises `HermeticError` (recipe/no-interpreter) for a ``.py`` file where the environment names no Python.
+        """
+        program = f"{abi.PROGRAM}/{entry}"
+        if not entry.endswith(".py"):
+            return (program,)
+        if not self.python:
+            message = f"{entry} is a Python program, and its environment names no interpreter"
+            hint = "use a PythonEnv, or Host(..., python=...) with an interpreter among its paths"
+            raise HermeticError(Domain.RECIPE, "no-interpreter", message, hint=hint)
+        return (*self.python, program)
+
+
+def identify(environment: Environment, memo: Memo) -> Identity:
+    """What identifies `environment` on this machine now. Nothing is built or fetched.
+
+    Raises `HermeticError`: recipe/lock-… with the line for a bad wheel lock, recipe/host-path-… for a `Host`,
+    environment/…-interpreter.
+    """
+    if isinstance(environment, PythonEnv):
+        parts = python.inspect(environment, memo)
+        return Identity(python.value(parts), parts)
+    if isinstance(environment, Host):
+        return Identity(host.value(environment, memo))
+    raise HermeticError(Domain.BUG, "unknown-environment", f"no sandbox knows {type(environment).__name__}")
+
+
+async def materialise(
+    environment: Environment,
+    identity: Identity,
+    run: Run,
+    *,
+    progress: python.Progress | None = None,
+    indexes: Mapping[str, str] | None = None,
+) -> EnvironmentMounts:
+    """Bring `environment` into the store, unless it is there, and say how it is mounted.
+
+    `progress` is told what is being made, its bytes so far and in all (None: unknown). `indexes` are named package
+    indexes, of which "pypi" is the default one. Locks the environment's own keys; the caller holds the stage's at most.
+
+    Raises `HermeticError`: hash/wheel-mismatch, environment/index-unreachable, environment/no-uv and what the store
+    raises.
+    """
+    if identity.parts is not None:
+        mounts = await python.materialise(identity.parts, run, run._store, progress, indexes or {})  # noqa: SLF001
+        return EnvironmentMounts(mounts, python.SYMLINKS, python.VARIABLES, python.command(identity.parts))
+    if isinstance(environment, Host):
+        return EnvironmentMounts(host.mounts(environment), python=host.command(environment))
+    raise HermeticError(Domain.BUG, "unknown-environment", f"no sandbox knows {type(environment).__name__}")
