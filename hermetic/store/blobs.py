@@ -13,6 +13,7 @@ import stat
 from hermetic.digest import BlobDigest
 from hermetic.store.copying import canonical_mode, clone
 from hermetic.store.layout import EPOCH_NS, Layout
+from hermetic.store.syncpoint import reach
 from hermetic.store.walk import OPEN_FILE
 
 __all__ = ["Blobs"]
@@ -49,6 +50,7 @@ class Blobs:
                 if error.errno not in _CANNOT_LINK and error.errno != errno.EMLINK:
                     raise
                 self._reflink(folder, name, blob, executable=executable)
+            reach("blob.after-share")
             return
 
     def _offer(self, folder: int, name: bytes, blob: str) -> None:

@@ -75,11 +75,13 @@ class Entrance:
                 reach("ingest.after-survey")
                 if not self._is_workspace(tree):
                     tree, top = self._bring(found, top, scratch)
+                    reach("ingest.after-copy")
                 blobs = Blobs(self._layout, descriptor)
                 with self._undone_on_failure(blobs):
                     absorb(top, found, blobs, needles, progress)
                     reach("ingest.after-files")
                     close_folders(top, found)
+                    reach("ingest.after-folders")
                     digest = manifest.digest_folders(found)
                     manifest.write(self._layout, digest, manifest.encode(found))
                     reach("ingest.after-manifest")
@@ -159,13 +161,13 @@ class Entrance:
         return tree, top
 
     def _is_workspace(self, tree: str) -> bool:
-        inside = os.path.realpath(tree).startswith(f"{os.path.realpath(self._layout.root)}/tmp/")
+        inside = os.path.realpath(tree).startswith(os.path.realpath(self._layout.folder("tmp")) + "/")
         return inside and os.stat(tree).st_dev == os.stat(f"{self._layout.root}/store").st_dev
 
     @contextmanager
     def _scratch(self) -> Iterator[tuple[str, int]]:
         """A folder of the run's own for links and copies on their way."""
-        path = f"{self._layout.root}/tmp/{self._run}-{os.urandom(8).hex()}"
+        path = self._layout.temporary(f"{self._run}-{os.urandom(8).hex()}")
         with storing(self._layout.root):
             os.mkdir(path, 0o700)
             descriptor = os.open(path, OPEN_FOLDER)

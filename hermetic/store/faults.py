@@ -60,7 +60,7 @@ def _full(error: OSError, root: str) -> HermeticError:
         Domain.ENVIRONMENT,
         "store-full",
         f"{what} under the store at {root}{free}",
-        hint=f"make room on that file system (kept workspaces lie in {root}/tmp), "
+        hint="make room on that file system (`--keep-failed` leaves workspaces in its tmp folder), "
         "or choose another store with --store or HERMETIC_STORE",
     )
 

@@ -10,8 +10,9 @@ import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 
 from hermetic.errors import HermeticError
 from hermetic.store.blobs import Blobs
@@ -55,20 +56,26 @@ def absorb(top: int, found: Survey, blobs: Blobs, needles: Needles, progress: Pr
     Raises `HermeticError` (build/output-…) naming the first file found wanting.
     """
     work = _Absorption(top, found, blobs, needles, progress)
-    large = []
+    large: list[tuple[FolderNode, FileNode]] = []
+    again: list[tuple[FolderNode, FileNode]] = []
     with Descent(top) as descent:
         for folder in found.folders:
             descriptor = descent.at(folder.parts)
-            _own_folder(descriptor)
+            with _owned(folder.inside(b"")):
+                _own_folder(descriptor)
             for file in folder.files:
-                if file.size >= _LARGE:
+                if work.is_again(file):
+                    again.append((folder, file))
+                elif file.size >= _LARGE:
                     large.append((folder, file))
                 else:
                     work.file(descriptor, folder, file)
             for link in folder.links:
-                os.utime(link.name, ns=(EPOCH_NS, EPOCH_NS), dir_fd=descriptor, follow_symlinks=False)
-                _own(link.name, descriptor)
-    work.files_in_parallel(large)
+                with _owned(folder.inside(link.name)):
+                    _own_link(link.name, descriptor)
+        work.files_in_parallel(large)
+        for folder, file in again:
+            work.same_file(descent.at(folder.parts), file)
 
 
 class _Absorption:
@@ -77,10 +84,30 @@ class _Absorption:
         self._blobs = blobs
         self._needles = needles
         self._inside = Counter(file.inode for _, file in found.files() if file.inode is not None)
+        self._first: dict[tuple[int, int], FileNode] = {}
         self._total = found.size
         self._done = 0
         self._progress = progress
         self._counting = threading.Lock()
+
+    def is_again(self, file: FileNode) -> bool:
+        """Whether the same file was met under another name, with all of its names inside the tree.
+
+        Two threads must not meet in one file: one would see the other make it canonical.
+        """
+        if file.inode is None or self._shared_outside(file):
+            return False
+        return self._first.setdefault(file.inode, file) is not file
+
+    def _shared_outside(self, file: FileNode) -> bool:
+        return file.inode is not None and file.links > self._inside[file.inode]
+
+    def same_file(self, descriptor: int, file: FileNode) -> None:
+        assert file.inode is not None
+        file.digest = self._first[file.inode].digest
+        assert file.digest is not None
+        self._advance(file.size)
+        self._blobs.share(descriptor, file.name, file.digest, file.size, executable=file.executable)
 
     def files_in_parallel(self, files: list[tuple[FolderNode, FileNode]]) -> None:
         workers = min(len(files), os.cpu_count() or 1)
@@ -104,7 +131,7 @@ class _Absorption:
 
     def file(self, descriptor: int, folder: FolderNode, file: FileNode) -> None:
         path = folder.inside(file.name)
-        if file.inode is not None and file.links > self._inside[file.inode]:
+        if self._shared_outside(file):
             # Whoever holds the other link could write into the store through it.
             self._blobs.detach(descriptor, file.name, executable=file.executable)
         try:
@@ -131,7 +158,8 @@ class _Absorption:
             raise _changed(path)
         if hashed.hit is not None:
             raise _names_a_store(path, hashed.hit, f"it holds, {hashed.hit.offset:,} bytes in,")
-        _make_canonical(opened, before, canonical_mode(executable=file.executable))
+        with _owned(path):
+            _make_canonical(opened, before, canonical_mode(executable=file.executable))
         file.digest = hashed.digest
 
     def _advance(self, count: int) -> None:
@@ -139,6 +167,15 @@ class _Absorption:
             with self._counting:
                 self._done += count
                 self._progress(self._done, self._total)
+
+
+@contextmanager
+def _owned(path: bytes) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        problem = "belongs to another user, or is protected against changes"
+        raise refuse("output-unreadable", path, problem) from error
 
 
 def _changed(path: bytes) -> HermeticError:
@@ -186,7 +223,8 @@ def _own_folder(opened: int) -> None:
     _drop_attributes(opened)
 
 
-def _own(name: bytes, folder: int) -> None:
+def _own_link(name: bytes, folder: int) -> None:
+    os.utime(name, ns=(EPOCH_NS, EPOCH_NS), dir_fd=folder, follow_symlinks=False)
     status = os.stat(name, dir_fd=folder, follow_symlinks=False)
     if status.st_uid != os.geteuid() or status.st_gid != os.getegid():
         os.chown(name, os.geteuid(), os.getegid(), dir_fd=folder, follow_symlinks=False)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from typing import TypeVar
 
 from hermetic.digest import BlobDigest, Digest, Key, ResolvedKey, TreeDigest
 from hermetic.errors import Domain, HermeticError
 from hermetic.store.faults import storing
+from hermetic.store.syncpoint import reach
 
 __all__ = ["EPOCH_NS", "FOLDERS", "FORMAT", "Layout", "create", "current_boot", "is_store", "write_atomic"]
 
@@ -40,6 +42,10 @@ class Layout:
 
     def folder(self, name: str) -> str:
         return f"{self.root}/{name}"
+
+    def temporary(self, name: str) -> str:
+        """A place on the same file system; a name that begins with a run's id and a dash goes with that run."""
+        return f"{self.folder('tmp')}/{name}"
 
     def output(self, key: Key, name: str) -> str:
         """Raises `HermeticError` (recipe/bad-name) for a name that no file system entry could carry."""
@@ -71,17 +77,33 @@ class Layout:
 def create(root: str) -> None:
     """Make `root` a store, or finish what a killed process began. Harmless when several processes do it at once."""
     with storing(root):
-        os.makedirs(root, exist_ok=True)
+        _make_root(root)
         _check_creatable(root)
         unfinished = f"{root}/{_UNFINISHED}{os.urandom(8).hex()}"
         # First of all a name that no other program leaves, so that a half-made store is told from a foreign folder.
         _write(unfinished, FORMAT, durable=False)
+        reach("create.after-unfinished")
         for folder in FOLDERS:
             os.makedirs(f"{root}/{folder}", exist_ok=True)
         _sync_folder(root)
-        os.rename(unfinished, f"{root}/format")
+        reach("create.after-folders")
+        with suppress(FileNotFoundError):  # another process was first, and took ours away with its own
+            os.rename(unfinished, f"{root}/format")
+        reach("create.after-format")
         _sync_folder(root)
         _forget_unfinished(root)
+
+
+def _make_root(root: str) -> None:
+    try:
+        os.makedirs(root, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise HermeticError(
+            Domain.ENVIRONMENT,
+            "not-a-store",
+            f"{root} cannot be a store: {error.filename} is not a folder",
+            hint="choose another place with --store or HERMETIC_STORE",
+        ) from error
 
 
 def _check_creatable(root: str) -> None:
@@ -92,7 +114,7 @@ def _check_creatable(root: str) -> None:
         raise HermeticError(
             Domain.ENVIRONMENT,
             "not-a-store",
-            f"{root} is neither a store nor empty (it holds {sorted(names)[0]!r})",
+            f"{root} is neither a store nor empty (it holds {min(names)!r})",
             hint="choose an empty folder with --store or HERMETIC_STORE",
         )
     if filesystem_magic(root) == _NFS:
@@ -165,20 +187,28 @@ def write_atomic(layout: Layout, path: str, data: bytes, *, durable: bool = Fals
 
     `durable` means on the disk when this returns.
     """
-    temporary = f"{layout.root}/tmp/f-{os.urandom(8).hex()}"
+    temporary = layout.temporary(f"f-{os.urandom(8).hex()}")
     try:
         _write(temporary, data, durable=durable)
-        try:
-            os.rename(temporary, path)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            os.rename(temporary, path)
+        reach("write.after-temporary")
+        _rename_into(temporary, path)
     except BaseException:
         _unlink_quietly(temporary)
         raise
     if durable:
         _sync_folder(os.path.dirname(path))
         _sync_folder(os.path.dirname(os.path.dirname(path)))
+
+
+def _rename_into(temporary: str, path: str) -> None:
+    for _ in range(100):
+        try:
+            os.rename(temporary, path)
+            return
+        except FileNotFoundError:
+            # The folder is not there yet, or another process has just removed it because it was empty.
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.rename(temporary, path)
 
 
 def _write(path: str, data: bytes, *, durable: bool) -> None:

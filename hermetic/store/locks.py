@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from hermetic.store.faults import storing
 
@@ -61,7 +61,7 @@ class KeyLock:
         self._lock = lock
         return True
 
-    def __enter__(self) -> KeyLock:
+    def __enter__(self) -> Self:
         self.acquire()
         return self
 

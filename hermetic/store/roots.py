@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,10 +59,8 @@ def add(layout: Layout, link: str, key: Key, output: str) -> None:
 
 def _switch(link: str, output: str, identity: str) -> None:
     temporary = os.path.join(os.path.dirname(link), f".hermetic-{identity[:16]}")  # one name: a kill leaves one
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(temporary)
-    except FileNotFoundError:
-        pass
     os.symlink(output, temporary)
     reach("root.after-temporary")
     os.replace(temporary, link)

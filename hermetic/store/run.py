@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from hermetic.digest import Key, ResolvedKey
 from hermetic.store.entering import Entrance
@@ -39,7 +39,7 @@ class Workspace:
         else:
             remove_tree(str(self.path))
 
-    def __enter__(self) -> Workspace:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,7 +83,7 @@ class Run:
         """A fresh, empty folder, of mode 0700, that goes with this run at the latest (unless it is kept)."""
         # Before a build fills the disk's queue: a sync after it would wait for all of it.
         self.mark()
-        path = f"{self._layout.root}/tmp/{self.id}-{next(self._numbers)}"
+        path = self._layout.temporary(f"{self.id}-{next(self._numbers)}")
         with storing(self._layout.root):
             os.mkdir(path, 0o700)
         return Workspace(Path(path))
@@ -172,13 +172,13 @@ class Run:
         reach("close.after-marker")
 
     def _sweep_workspaces(self) -> None:
-        for name in os.listdir(f"{self._layout.root}/tmp"):
+        for name in os.listdir(self._layout.folder("tmp")):
             if name.startswith(f"{self.id}-") and not name.endswith(".kept"):
-                path = f"{self._layout.root}/tmp/{name}"
+                path = self._layout.temporary(name)
                 if not os.path.exists(f"{path}.kept"):
                     remove_tree(path)
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -111,7 +111,11 @@ class Store:
         Raises `HermeticError`: usage/unknown-path, usage/ambiguous-path.
         """
         named = self._store_name(prefix_or_path) if "/" in prefix_or_path else prefix_or_path
-        found = {key: record for key in self._matching(named) if (record := self.realisation(key)) is not None}
+        found = {
+            key: record
+            for key in self._matching(named)
+            if (record := self.realisation(key)) is not None and ("-" not in named or _called(record, named))
+        }
         if not found and os.path.lexists(prefix_or_path) and named == prefix_or_path:
             return self.find(f"./{prefix_or_path}")  # a link in this folder, such as result
         if len(found) == 1:
@@ -124,15 +128,18 @@ class Store:
                 f"{prefix_or_path!r} begins {len(found)} keys: {choices}",
                 hint="give more of the key, or the store path",
             )
-        raise HermeticError(
+        raise self._unknown(prefix_or_path)
+
+    def _unknown(self, name: str) -> HermeticError:
+        return HermeticError(
             Domain.USAGE,
             "unknown-path",
-            f"nothing realised in {self.root} is called {prefix_or_path!r}",
+            f"nothing realised in {self.root} is called {name!r}",
             hint="give a store path, a link to one, or the beginning of a key",
         )
 
     def _store_name(self, path: str) -> str:
-        """The name in ``store/`` that `path` lies in, or leads to; something that matches nothing when there is none."""
+        """The name in ``store/`` that `path` lies in or leads to; without one, what matches nothing."""
         outputs = os.path.realpath(self.layout.folder("store"))
         relative = os.path.relpath(os.path.realpath(path), outputs)
         return "" if relative.startswith("..") else relative.split("/")[0]
@@ -181,6 +188,18 @@ class Store:
         finally:
             os.close(descriptor)
 
+    def kept(self) -> list[Path]:
+        """Workspaces that were closed with ``keep``, of whatever run."""
+        from hermetic.store import sweep  # noqa: PLC0415
+
+        return [Path(path) for path in sweep.kept(self.layout)]
+
+    def discard(self, workspace: Path) -> None:
+        """Remove a kept workspace."""
+        from hermetic.store import sweep  # noqa: PLC0415
+
+        sweep.discard(str(workspace))
+
     def roots(self) -> list[Root]:
         """Every recorded root, by link."""
         from hermetic.store import roots  # noqa: PLC0415
@@ -195,7 +214,8 @@ class Store:
         """
         from hermetic.store import roots  # noqa: PLC0415
 
-        record = self.find(key.hex)
+        if (record := self.realisation(key)) is None:
+            raise self._unknown(key.hex)
         roots.add(self.layout, os.fspath(link), key, self.layout.output(key, record.name))
 
     def manifest(self, tree: TreeDigest) -> Manifest:
@@ -227,3 +247,7 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"
+
+
+def _called(record: Realisation, name: str) -> bool:
+    return f"{record.key.base32}-{record.name}" == name

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 from hermetic.store.layout import Layout
 from hermetic.store.locks import is_held
 from hermetic.store.removal import remove_tree
 
-__all__ = ["sweep"]
+__all__ = ["discard", "kept", "sweep"]
 
 _STALE = 3600  # seconds; a temporary record lives for milliseconds
 
@@ -19,7 +20,7 @@ def sweep(layout: Layout) -> None:
     alive: dict[str, bool] = {}
     names = set(os.listdir(layout.folder("tmp")))
     for name in names:
-        path = f"{layout.root}/tmp/{name}"
+        path = layout.temporary(name)
         run = name.partition("-")[0]
         if run == "f":
             _remove_stale(path)
@@ -27,23 +28,34 @@ def sweep(layout: Layout) -> None:
             if run not in alive:
                 alive[run] = is_held(f"{layout.root}/leases/{run}")
             if not alive[run]:
-                remove_tree(path)
+                _remove(path)
     for run in os.listdir(layout.folder("leases")):
         path = f"{layout.root}/leases/{run}"
         if not is_held(path):
-            _unlink(path)
+            _remove(path)
+
+
+def kept(layout: Layout) -> list[str]:
+    """Workspaces that were closed with ``keep``."""
+    names = os.listdir(layout.folder("tmp"))
+    return [layout.temporary(name.removesuffix(".kept")) for name in sorted(names) if name.endswith(".kept")]
+
+
+def discard(workspace: str) -> None:
+    """Remove a kept workspace."""
+    remove_tree(workspace)
+    remove_tree(f"{workspace}.kept")
 
 
 def _remove_stale(path: str) -> None:
     try:
         if time.time() - os.lstat(path).st_mtime > _STALE:
-            os.unlink(path)
+            _remove(path)
     except FileNotFoundError:
         return
 
 
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
+def _remove(path: str) -> None:
+    # Another user's leftovers are theirs to remove; whether the store can be written shows with the first real step.
+    with suppress(PermissionError):
+        remove_tree(path)

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from hermetic.digest import BlobDigest, Key, TreeDigest
 from hermetic.errors import HermeticError
@@ -21,7 +22,7 @@ Parts = tuple[bytes, ...]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an output may be at most. `size` is apparent bytes, so that a sparse file cannot keep us hashing for days."""
+    """What an output may be at most. `size` is apparent bytes, or a sparse file could keep us hashing for days."""
 
     depth: int = 256
     entries: int = 2_000_000
@@ -103,7 +104,7 @@ class Descent:
             os.close(self._open.pop())
             self._parts.pop()
 
-    def __enter__(self) -> Descent:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
