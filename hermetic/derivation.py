@@ -88,7 +88,7 @@ def derive_all(
     targets: Iterable[Stage],
     *,
     identify: Callable[[Environment], dict[str, Value]],
-    platform: Callable[[tuple[str, ...]], dict[str, Value]],
+    platform: Callable[[tuple[str, ...]], Mapping[str, Value]],
     memo: Memo,
 ) -> Graph:
     """The derivations of `targets` and of everything they need.
@@ -144,7 +144,7 @@ class _Context:
         self,
         recipe: Recipe,
         identify: Callable[[Environment], dict[str, Value]],
-        platform: Callable[[tuple[str, ...]], dict[str, Value]],
+        platform: Callable[[tuple[str, ...]], Mapping[str, Value]],
         memo: Memo,
     ) -> None:
         self._recipe = recipe
@@ -168,7 +168,7 @@ class _Context:
             "version": stage.version,
             "program": self._program(stage),
             "environment": self._environment(stage.environment),
-            "platform": self._platform(stage.platform),
+            "platform": dict(self._platform(stage.platform)),
             "parameters": _checked(stage),
             "inputs": {role: item.preimage() for role, item in inputs.items()},
             "name": name,

@@ -24,7 +24,7 @@ VERBS = {
     "log": ("log", "Show what a stage printed when it was built."),
     "tree": ("tree", "Show what a store path was built from."),
     "verify": ("verify", "Hash everything in the store again and name every difference."),
-    "root": ("root", "List, add and remove what keeps store paths alive."),
+    "root": ("root", "List and add what keeps store paths alive."),
     "config": ("config", "Show every setting and where it came from."),
 }
 

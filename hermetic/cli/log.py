@@ -34,9 +34,9 @@ def command(target: str, sets: tuple[str, ...], store: str | None, follow: bool,
         raise HermeticError(Domain.USAGE, "no-log", f"there is no log of {target}", hint=hint)
     if all_attempts:
         for attempt in attempts:
-            click.echo(f"{attempt.id}  {attempt.outcome:10} {attempt.seconds:8.1f}s  {attempt.log_path}")
+            click.echo(f"{attempt.id}  {attempt.outcome:10} {attempt.log}")
         return
-    _show(attempts[-1], follow=follow)
+    _show(attempts[0], follow=follow)
 
 
 def _key(target: str, sets: tuple[str, ...], store: Store) -> Key:
@@ -44,16 +44,16 @@ def _key(target: str, sets: tuple[str, ...], store: Store) -> Key:
     try:
         return key_of(target, sets, store)
     except HermeticError as error:
-        found = store.attempted(target) if error.reason == "unknown-path" else None
-        if found is None:
+        found = {attempt.key for attempt in store.attempts_like(target)} if error.reason == "unknown-path" else set()
+        if len(found) != 1:
             raise
-        return found
+        return found.pop()
 
 
 def _show(attempt: Attempt, *, follow: bool) -> None:
-    with open(attempt.log_path, "rb") as stream:
+    with open(attempt.log, "rb") as stream:
         while True:
-            running = follow and attempt.running()
+            running = follow and attempt.outcome == "running" and not attempt.interrupted
             shutil.copyfileobj(stream, sys.stdout.buffer)
             sys.stdout.flush()
             if not running:

@@ -103,5 +103,4 @@ def _listener(store: Store, *, as_json: bool) -> Iterator[Listener]:
 
 def _history(store: Store) -> Callable[[str], float | None]:
     """Seconds that a stage of this name took the last time, as the best guess for this time."""
-    seconds = store.durations()
-    return seconds.get
+    return store.durations().get

@@ -13,7 +13,7 @@ from hermetic.cli.common import open_store
 
 @click.group("root")
 def command() -> None:
-    """List, add and remove what keeps store paths alive. A root is a symlink; deleting the link ends it too."""
+    """List and add what keeps store paths alive. A root is a symlink; deleting the link ends it too."""
 
 
 @command.command("list")
@@ -23,9 +23,9 @@ def list_(store: str | None, as_json: bool) -> None:
     """Every root, and the store path it keeps."""
     for root in open_store(store).roots():
         if as_json:
-            console.json_line({"link": str(root.link), "path": str(root.path)})
+            console.json_line({"link": str(root.link), "key": root.key.hex, "current": root.current})
         else:
-            console.data(f"{root.link} -> {root.path}")
+            console.data(f"{root.link}  {root.key.base32}{'' if root.current else '  (the link is gone or moved on)'}")
 
 
 @command.command("add")
@@ -36,11 +36,3 @@ def add(link: Path, target: str, store: str | None) -> None:
     """Make LINK point at a store path and keep that path alive."""
     place = open_store(store)
     place.add_root(Path(os.path.abspath(link)), place.find(target).key)
-
-
-@command.command("remove")
-@click.argument("link", type=click.Path(path_type=Path))
-@options.store
-def remove(link: Path, store: str | None) -> None:
-    """Delete LINK and stop keeping what it pointed at."""
-    open_store(store).remove_root(Path(os.path.abspath(link)))

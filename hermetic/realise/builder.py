@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hermetic.canonical import encode
+from hermetic.canonical import Value, encode
 from hermetic.derivation import Derivation, SourceInput
 from hermetic.digest import ResolvedKey
 from hermetic.errors import Domain, HermeticError
@@ -80,7 +80,7 @@ class Builder:
         try:
             paths = {role: str(self.store.path(found.key, found.name)) for role, found in inputs.items()}
             await asyncio.to_thread(_lay_out, str(place.path), derivation, paths, sources)
-            self._state(derivation, "building", log=str(attempt.log_path))
+            self._state(derivation, "building", log=str(attempt.log))
             ended = await self._launch(derivation, mounts, place, attempt)
             self._judge(derivation, ended, attempt, place)
             self._state(derivation, "storing")
@@ -103,7 +103,7 @@ class Builder:
     ) -> Exit:
         stage = derivation.stage
         plan = LaunchPlan(
-            argv=mounts.argv(next(iter(stage.program_files()))),
+            argv=_command(derivation, mounts),
             workspace=str(place.path),
             mounts=tuple(mounts.mounts),
             environment=mounts.variables,
@@ -111,13 +111,13 @@ class Builder:
             symlinks=mounts.symlinks,
         )
         lines = Lines(lambda line: self._tell("output", derivation, line=line))
-        with open(attempt.log_path, "ab") as log:
+        with open(attempt.log, "ab") as log:
             return await runner.run(plan, log=log.fileno(), on_output=lines)
 
     def _judge(self, derivation: Derivation, ended: Exit, attempt: Attempt, place: Workspace) -> None:
         if ended.ok:
             return
-        tail = _tail(str(attempt.log_path))
+        tail = _tail(str(attempt.log))
         kept = f"; its workspace is kept at {place.path}" if self.keep_failed else ""
         if ended.timed_out:
             message = f"stage {derivation.name!r} ran longer than {derivation.stage.timeout} s and was stopped{kept}"
@@ -162,7 +162,11 @@ class Builder:
                 self._tell("progress", derivation, what=what, done=done, total=total)
 
             work = environments.materialise(
-                environment, self.identities[environment], self.run, progress=progress, indexes=self.indexes
+                environment,
+                self.identities[environment],
+                self.run,
+                progress=progress,
+                indexes=self.indexes,
             )
             self._environments[environment] = asyncio.create_task(work)
         return await asyncio.shield(self._environments[environment])
@@ -180,6 +184,18 @@ class Builder:
 
     def _tell(self, kind: str, derivation: Derivation, **data: object) -> None:
         self.listener(Event(kind, derivation.name, derivation.key.hex, data))
+
+
+def _command(derivation: Derivation, mounts: EnvironmentMounts) -> tuple[str, ...]:
+    """The command line of a stage: ``.py`` programs run under the environment's Python, others by themselves."""
+    program = f"{abi.PROGRAM}/{next(iter(derivation.stage.program_files()))}"
+    if not program.endswith(".py"):
+        return (program,)
+    if not mounts.python:
+        message = f"{derivation.stage.where}: stage {derivation.name!r} is a .py program, but its environment has no Python"
+        hint = "give Host a python=..., or use a PythonEnv"
+        raise HermeticError(Domain.RECIPE, "no-python", message, hint=hint)
+    return (*mounts.python, program)
 
 
 def _sources_of(derivation: Derivation) -> list[tuple[str, SourceInput]]:
@@ -204,7 +220,7 @@ def _lay_out(place: str, derivation: Derivation, built: Mapping[str, str], sourc
         stream.write(encode(description))  # type: ignore[arg-type]
 
 
-def _platform(derivation: Derivation) -> Mapping[str, object]:
+def _platform(derivation: Derivation) -> Mapping[str, Value]:
     platform = derivation.preimage.get("platform", {})
     return platform if isinstance(platform, dict) else {}
 

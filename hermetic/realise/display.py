@@ -122,15 +122,18 @@ def _amount(row: Row, seconds: float) -> str:
     return text
 
 
+_SHOWN = FINAL | {"waiting", "building"}
+
+
 class Plain:
-    """One line when a stage starts and one when it ends."""
+    """One line when a stage starts to run and one when it ends."""
 
     def __init__(self, state: State) -> None:
         self.state = state
 
     def __call__(self, event: Event) -> None:
         row = self.state.apply(event)
-        if event.kind == "state" and row is not None:
+        if event.kind == "state" and row is not None and row.state in _SHOWN:
             line = describe(row, event.at, self.state.expected(row.name))
             sys.stderr.write(f"{_MARKS.get(row.state, '▸')} {row.name}  {line}\n")
             sys.stderr.flush()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hermetic.canonical import Value
 from hermetic.derivation import Derivation, Graph, derive_all
 from hermetic.recipe import Memo, Recipe, Stage, load
 from hermetic.recipe.environments import Environment
@@ -47,7 +48,7 @@ def evaluate(reference: str, overrides: Mapping[str, str], memo: Memo) -> Evalua
     checks = tuple(recipe.checks_of(target))
     identities: dict[Environment, Identity] = {}
 
-    def identify(environment: Environment) -> dict[str, object]:
+    def identify(environment: Environment) -> dict[str, Value]:
         identities[environment] = environments.identify(environment, memo)
         return identities[environment].value
 
@@ -55,7 +56,7 @@ def evaluate(reference: str, overrides: Mapping[str, str], memo: Memo) -> Evalua
     graph = derive_all(
         recipe,
         (target, *checks),
-        identify=identify,  # type: ignore[arg-type]
+        identify=identify,
         platform=detected.identity,
         memo=memo,
     )

@@ -9,7 +9,8 @@ from typing import IO
 
 from hermetic.derivation import SourceInput, source_key, source_preimage
 from hermetic.errors import Domain, HermeticError
-from hermetic.recipe.source import SINGLE
+from hermetic.recipe import Memo, Source
+from hermetic.recipe.source import SINGLE, hash_source
 from hermetic.store import Realisation, Run, Store
 
 __all__ = ["materialise_source"]
@@ -40,6 +41,8 @@ def _copy_in(item: SourceInput, run: Run) -> Realisation:
         else:
             os.mkdir(copy)
             _copy_file(item.source.path, os.path.join(copy, os.fsdecode(SINGLE)))
+        if hash_source(Source(copy), Memo()) != item.tree:
+            raise _changed(item)
         key = source_key(item.tree)
         return run.ingest(
             place.path / "source",
@@ -47,8 +50,6 @@ def _copy_in(item: SourceInput, run: Run) -> Realisation:
             name="source",
             preimage=source_preimage(item.tree),
             resolved=None,
-            expect=item.tree,
-            scan=False,
         )
     except (shutil.Error, FileNotFoundError) as error:
         raise _changed(item) from error

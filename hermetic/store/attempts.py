@@ -13,7 +13,7 @@ from hermetic.digest import Key
 from hermetic.store.faults import storing
 from hermetic.store.layout import Layout, write_atomic
 
-__all__ = ["Attempt", "find", "newest_first", "start"]
+__all__ = ["Attempt", "durations", "find", "like", "newest_first", "start"]
 
 RUNNING = "running"
 
@@ -75,6 +75,22 @@ def newest_first(layout: Layout, key: Key) -> list[Attempt]:
     names = [name for name in os.listdir(layout.folder("builds")) if name.startswith(f"{key.base32}-")]
     found = [find(layout, name) for name in sorted(names, reverse=True)]
     return [attempt for attempt in found if attempt is not None and attempt.key == key]
+
+
+def like(layout: Layout, prefix: str) -> list[Attempt]:
+    """The attempts at keys that begin with `prefix`, in base-32."""
+    found = [find(layout, name) for name in sorted(os.listdir(layout.folder("builds"))) if name.startswith(prefix)]
+    return [attempt for attempt in found if attempt is not None]
+
+
+def durations(layout: Layout) -> dict[str, float]:
+    """Seconds that the newest successful attempt at each name took."""
+    newest: dict[str, Attempt] = {}
+    for attempt in like(layout, ""):
+        before = newest.get(attempt.name)
+        if attempt.outcome == "exited" and (before is None or before.ended <= attempt.ended):
+            newest[attempt.name] = attempt
+    return {name: float(attempt.ended - attempt.started) for name, attempt in newest.items()}
 
 
 def find(layout: Layout, identity: str) -> Attempt | None:

@@ -245,6 +245,18 @@ class Store:
 
         return attempts.newest_first(self.layout, key)
 
+    def attempts_like(self, prefix: str) -> list[Attempt]:
+        """The attempts at every key that begins with `prefix` (base-32), realised or not."""
+        from hermetic.store import attempts  # noqa: PLC0415
+
+        return attempts.like(self.layout, prefix)
+
+    def durations(self) -> dict[str, float]:
+        """Seconds that the last successful attempt at each name took: the best guess for the next one."""
+        from hermetic.store import attempts  # noqa: PLC0415
+
+        return attempts.durations(self.layout)
+
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"
 
