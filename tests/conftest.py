@@ -84,8 +84,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if changed := config.stash[_SESSION].leave():
-        raise pytest.UsageError("these tests touched the real home: " + ", ".join(changed))
+    changed = config.stash[_SESSION].leave()
+    if not changed:
+        return
+    message = "the real home was touched while the tests ran: " + ", ".join(changed)
+    if os.environ.get("CI"):
+        raise pytest.UsageError(message)
+    # Where people work, it may have been theirs to touch.
+    sys.stderr.write(f"\nWARNING: {message}; by them, if no other hermetic ran here\n")
 
 
 class Golden(Protocol):

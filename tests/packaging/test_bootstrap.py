@@ -250,11 +250,10 @@ def launch(clone: Path, cwd: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_two_real_set_ups_at_once_after_one_was_killed(clone: Path, tmp_path: Path) -> None:
-    killed = launch(clone, tmp_path)
-    assert killed.stderr is not None
-    assert any("Installing what" in line for line in killed.stderr)  # pip is about to run, or runs
-    killed.kill()  # its pip lives on, and keeps the lock until it is done
-    killed.wait()
+    with launch(clone, tmp_path) as killed:
+        assert killed.stderr is not None
+        assert any("Installing what" in line for line in killed.stderr)  # pip is about to run, or runs
+        killed.kill()  # a pip lives on, and keeps the lock until it is done
     both = [launch(clone, tmp_path) for _ in range(2)]
     for process in both:
         out, err = process.communicate(timeout=280)
