@@ -27,7 +27,11 @@ def reasons(path: str, overrides=None) -> list[str]:
 
 def test_stages_are_module_level_names_and_default_is_the_target(write) -> None:
     recipe = load(
-        write(HEAD + 'a = Script("a.sh", environment=env)\nb = Script("a.sh", environment=env, inputs={"a": a})\ndefault = b\n', a_dot_sh="")
+        write(
+            HEAD
+            + 'a = Script("a.sh", environment=env)\nb = Script("a.sh", environment=env, inputs={"a": a})\ndefault = b\n',
+            a_dot_sh="",
+        )
     )
     assert list(recipe.stages) == ["a", "b"]
     assert recipe.select(None) is recipe.stages["b"]
