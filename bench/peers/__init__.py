@@ -1,0 +1,1 @@
+"""The programs that the figures are compared with, doing the same work."""
