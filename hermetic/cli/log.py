@@ -10,7 +10,7 @@ import click
 
 from hermetic.cli import options
 from hermetic.cli.common import open_store
-from hermetic.cli.target import key_of
+from hermetic.cli.target import find
 from hermetic.digest import Key
 from hermetic.errors import Domain, HermeticError
 from hermetic.store import Attempt, Store
@@ -40,9 +40,9 @@ def command(target: str, sets: tuple[str, ...], store: str | None, follow: bool,
 
 
 def _key(target: str, sets: tuple[str, ...], store: Store) -> Key:
-    """As `key_of`, and also keys whose build failed: they have attempts, but no path."""
+    """As `target.find`, and also keys whose build failed: they have attempts, but no path."""
     try:
-        return key_of(target, sets, store)
+        return find(target, sets, store).key
     except HermeticError as error:
         found = {attempt.key for attempt in store.attempts_like(target)} if error.reason == "unknown-path" else set()
         if len(found) != 1:

@@ -28,13 +28,6 @@ from hermetic.store import Store
 @click.option("--keep-going", is_flag=True, help="After a failure, go on with stages that do not need it.")
 @click.option("-o", "--out-link", type=click.Path(path_type=Path), default=Path("result"), show_default=True)
 @click.option("--no-link", is_flag=True, help="Make no link; the path may be collected at any time.")
-@click.option(
-    "--sandbox",
-    type=click.Choice(["auto", "bwrap", "none"]),
-    default="auto",
-    show_default=True,
-    help="'none' runs stages unconfined and marks their results impure.",
-)
 def command(
     reference: str,
     sets: tuple[str, ...],
@@ -46,7 +39,6 @@ def command(
     keep_going: bool,
     out_link: Path,
     no_link: bool,
-    sandbox: str,
 ) -> None:
     """Make the store path of a recipe's stage exist, and print it.
 
@@ -57,9 +49,7 @@ def command(
     if dry_run:
         _dry_run(session, as_json=as_json)
         return
-    chosen = Options(
-        jobs=jobs or _jobs(), keep_failed=keep_failed, keep_going=keep_going, sandbox=sandbox, indexes=_indexes()
-    )
+    chosen = Options(jobs=jobs or _jobs(), keep_failed=keep_failed, keep_going=keep_going, indexes=_indexes())
     with _listener(session.store, as_json=as_json) as listener:
         found = realise(session.evaluated, session.store, chosen, listener)
     target = found[session.evaluated.wanted[0].key]

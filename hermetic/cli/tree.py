@@ -9,7 +9,7 @@ import click
 from hermetic.canonical import Value
 from hermetic.cli import console, options
 from hermetic.cli.common import open_store
-from hermetic.cli.target import key_of
+from hermetic.cli.target import Target, find
 from hermetic.digest import Key
 from hermetic.store import Store
 
@@ -22,20 +22,20 @@ from hermetic.store import Store
 def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool) -> None:
     """Show what a store path was built from, stage by stage, down to sources and environments."""
     place = open_store(store)
-    for depth, role, item in _walk(key_of(target, sets, place), place):
+    for depth, role, item in _walk(find(target, sets, place), place):
         if as_json:
             console.json_line({"depth": depth, "role": role, **item})
         else:
             console.data("  " * depth + _line(role, item))
 
 
-def _walk(key: Key, store: Store) -> Iterator[tuple[int, str, dict[str, Value]]]:
+def _walk(target: Target, store: Store) -> Iterator[tuple[int, str, dict[str, Value]]]:
     """Depth first; what was shown before is marked and not opened again."""
     seen: set[Key] = set()
-    pending: list[tuple[int, str, Key]] = [(0, "", key)]
+    pending: list[tuple[int, str, Key]] = [(0, "", target.key)]
     while pending:
         depth, role, here = pending.pop()
-        preimage = store.preimage(here) or {}
+        preimage = target.preimage(here) or {}
         again = here in seen
         seen.add(here)
         yield depth, role, _built(here, preimage, store, again=again)

@@ -36,7 +36,6 @@ class Builder:
     resources: Resources
     listener: Listener
     keep_failed: bool = False
-    sandbox: str = "auto"
     indexes: Mapping[str, str] = field(default_factory=dict)
     _environments: dict[Environment, asyncio.Task[EnvironmentMounts]] = field(default_factory=dict)
     _sources: dict[str, asyncio.Task[str]] = field(default_factory=dict)

@@ -25,7 +25,6 @@ class Options:
     jobs: int | None = None
     keep_failed: bool = False
     keep_going: bool = False
-    sandbox: str = "auto"
     indexes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -53,7 +52,6 @@ async def _realise(
         resources=Resources(options.jobs),
         listener=listener,
         keep_failed=options.keep_failed,
-        sandbox=options.sandbox,
         indexes=options.indexes,
     )
     scheduler = Scheduler(evaluated.graph, builder, listener, options.keep_going)
