@@ -12,6 +12,7 @@ import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeVar
 
 from blake3 import blake3
@@ -145,7 +146,7 @@ class TreeEntry:
 def tree_digest(entries: Iterable[TreeEntry]) -> TreeDigest:
     """The Merkle digest of one folder from its entries, in any order. Raises `ValueError` on a name given twice."""
     ordered = sorted(entries, key=lambda entry: entry.name)
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in pairwise(ordered):
         if before.name == after.name:
             raise ValueError(f"two entries named {after.name!r}")
     return derive(TreeDigest, _TREE_CONTEXT, b"".join(entry.encode() for entry in ordered))

@@ -62,11 +62,9 @@ def run(arguments: list[str]) -> int:
         main.main(arguments, prog_name="hermetic", standalone_mode=False)
         return 0
     except HermeticError as error:
-        console.show_error(error)
-        return error.exit_code
-    except settings.BadSetting as error:
-        console.show_error(HermeticError(Domain.USAGE, "bad-setting", str(error), hint="hermetic config shows them all"))
-        return 2
+        return _shown(error)
+    except settings.SettingError as error:
+        return _shown(HermeticError(Domain.USAGE, "bad-setting", str(error), hint="hermetic config shows them all"))
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
@@ -79,8 +77,12 @@ def run(arguments: list[str]) -> int:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # the interpreter flushes stdout at exit
         return 0
     except OSError as error:
-        console.show_error(_system(error))
-        return _system(error).exit_code
+        return _shown(_system(error))
+
+
+def _shown(error: HermeticError) -> int:
+    console.show_error(error)
+    return error.exit_code
 
 
 def _system(error: OSError) -> HermeticError:

@@ -35,7 +35,7 @@ def answer(arguments: list[str]) -> int | None:
     try:
         root = settings.store_root(request["store"])
         recorded = _recorded(_asked(request["reference"], request["sets"]))
-    except (OSError, ValueError, settings.BadSetting):
+    except (OSError, ValueError, settings.SettingError):
         return None
     if recorded is None or not all(peek.realised(root, key, name) for key, name in recorded["wanted"]):
         return None

@@ -49,9 +49,9 @@ def command(
     if dry_run:
         _dry_run(session, as_json=as_json)
         return
-    chosen = Options(jobs=jobs or _jobs(), keep_failed=keep_failed, keep_going=keep_going, indexes=_indexes())
-    with _listener(session.store, as_json=as_json) as listener:
-        found = realise(session.evaluated, session.store, chosen, listener)
+    chosen = Options(jobs=jobs or _jobs(), keep_failed=keep_failed, keep_going=keep_going, indexes=indexes())
+    with listener(session.store, as_json=as_json) as display:
+        found = realise(session.evaluated, session.store, chosen, display)
     target = found[session.evaluated.wanted[0].key]
     path = session.store.path(target.key, target.name)
     if not no_link:
@@ -75,14 +75,14 @@ def _jobs() -> int | None:
     return setting.value if setting is not None and isinstance(setting.value, int) else None
 
 
-def _indexes() -> dict[str, str]:
+def indexes() -> dict[str, str]:
     setting = settings.find("index")
     table = setting.value if setting is not None else {}
     return {str(name): str(address) for name, address in table.items()} if isinstance(table, dict) else {}
 
 
 @contextlib.contextmanager
-def _listener(store: Store, *, as_json: bool) -> Iterator[Listener]:
+def listener(store: Store, *, as_json: bool) -> Iterator[Listener]:
     if as_json:
         yield lambda event: console.json_line(event.as_json())
         return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["KNOWN", "BadSetting", "Setting", "cache_folder", "find", "store_root"]
+__all__ = ["KNOWN", "Setting", "SettingError", "cache_folder", "find", "store_root"]
 
 #: Name, type of each setting and what it is for.
 KNOWN = {
@@ -17,7 +17,7 @@ KNOWN = {
 }
 
 
-class BadSetting(ValueError):
+class SettingError(ValueError):
     """A setting that cannot be read or has the wrong type; reported as usage/bad-setting."""
 
 
@@ -32,7 +32,7 @@ class Setting:
 
 
 def find(name: str, given: object = None, *, environ: dict[str, str] | None = None) -> Setting | None:
-    """The setting `name`, or None if nobody set it. Raises `BadSetting`."""
+    """The setting `name`, or None if nobody set it. Raises `SettingError`."""
     if given is not None:
         return Setting(given, "command line")
     variables = os.environ if environ is None else environ
@@ -77,7 +77,7 @@ def _read(file: str) -> dict[str, object]:
         with open(file, "rb") as stream:
             return tomllib.load(stream)
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise BadSetting(f"{file}: {error}") from error
+        raise SettingError(f"{file}: {error}") from error
 
 
 def _convert(kind: type, text: str, where: str) -> object:
@@ -85,7 +85,7 @@ def _convert(kind: type, text: str, where: str) -> object:
         try:
             return int(text)
         except ValueError:
-            raise BadSetting(f"{where}={text}: expected a whole number") from None
+            raise SettingError(f"{where}={text}: expected a whole number") from None
     if kind is dict:
         pairs = (item.partition("=") for item in text.split())
         return {name: address for name, _, address in pairs}
@@ -95,4 +95,4 @@ def _convert(kind: type, text: str, where: str) -> object:
 def _check(kind: type, value: object, where: str) -> object:
     if isinstance(value, kind):
         return value
-    raise BadSetting(f"{where}: expected {kind.__name__}, found {value!r}")
+    raise SettingError(f"{where}: expected {kind.__name__}, found {value!r}")

@@ -1,25 +1,23 @@
-"""Build one derivation: workspace, environment, sandbox, judgement, store."""
+"""Build one derivation: inputs, sandbox, judgement, store."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hermetic.canonical import Value, encode
+from hermetic.canonical import Value
 from hermetic.derivation import Derivation, SourceInput
 from hermetic.digest import ResolvedKey
 from hermetic.errors import Domain, HermeticError
 from hermetic.realise.events import Event, Listener
+from hermetic.realise.launcher import Launcher, Program
 from hermetic.realise.output import Lines
 from hermetic.realise.resources import Resources
 from hermetic.realise.sources import materialise_source
-from hermetic.recipe.environments import Environment
-from hermetic.sandbox import abi, environments, runner, workspace
-from hermetic.sandbox.environments import EnvironmentMounts, Identity
-from hermetic.sandbox.plan import LaunchPlan, Limits
+from hermetic.sandbox.environments import EnvironmentMounts
+from hermetic.sandbox.plan import Limits
 from hermetic.sandbox.runner import Exit
 from hermetic.store import Attempt, Realisation, Run, Store, Workspace
 
@@ -32,12 +30,10 @@ class Builder:
 
     store: Store
     run: Run
-    identities: Mapping[Environment, Identity]
+    launcher: Launcher
     resources: Resources
     listener: Listener
     keep_failed: bool = False
-    indexes: Mapping[str, str] = field(default_factory=dict)
-    _environments: dict[Environment, asyncio.Task[EnvironmentMounts]] = field(default_factory=dict)
     _sources: dict[str, asyncio.Task[str]] = field(default_factory=dict)
 
     async def adopt(
@@ -60,8 +56,11 @@ class Builder:
     ) -> Realisation:
         """Run the stage and take what it leaves. Raises `HermeticError` with domain build, timeout or environment."""
         self._state(derivation, "preparing")
-        mounts = await self._environment(derivation)
-        sources = {role: await self._source(role, item) for role, item in _sources_of(derivation)}
+        mounts = await self.launcher.environment(
+            derivation.stage.environment,
+            lambda what, done, total: self._tell("progress", derivation, what=what, done=done, total=total),
+        )
+        sources = {role: await self._source(item) for role, item in _sources_of(derivation)}
         async with self.resources.use(derivation.stage):
             return await self._run(derivation, inputs, resolved, mounts, sources)
 
@@ -78,9 +77,9 @@ class Builder:
         outcome = "crashed"
         try:
             paths = {role: str(self.store.path(found.key, found.name)) for role, found in inputs.items()}
-            await asyncio.to_thread(_lay_out, str(place.path), derivation, paths, sources)
+            program = _program(derivation, {**paths, **sources})
             self._state(derivation, "building", log=str(attempt.log))
-            ended = await self._launch(derivation, mounts, place, attempt)
+            ended = await self._launch(program, derivation, mounts, place, attempt)
             self._judge(derivation, ended, attempt, place)
             self._state(derivation, "storing")
             realisation = await asyncio.to_thread(self._take, derivation, inputs, resolved, place, attempt)
@@ -98,20 +97,15 @@ class Builder:
             place.close(keep=self.keep_failed and outcome in ("failed", "timed-out"))
 
     async def _launch(
-        self, derivation: Derivation, mounts: EnvironmentMounts, place: Workspace, attempt: Attempt
+        self, program: Program, derivation: Derivation, mounts: EnvironmentMounts, place: Workspace, attempt: Attempt
     ) -> Exit:
-        stage = derivation.stage
-        plan = LaunchPlan(
-            argv=_command(derivation, mounts),
-            workspace=str(place.path),
-            mounts=tuple(mounts.mounts),
-            environment=mounts.variables,
-            limits=Limits(wall_s=stage.timeout or None),
-            symlinks=mounts.symlinks,
-        )
         lines = Lines(lambda line: self._tell("output", derivation, line=line))
-        with open(attempt.log, "ab") as log:
-            return await runner.run(plan, log=log.fileno(), on_output=lines)
+        limits = Limits(wall_s=derivation.stage.timeout or None)
+        log = os.open(attempt.log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            return await self.launcher.launch(program, mounts, str(place.path), limits, log=log, on_output=lines)
+        finally:
+            os.close(log)
 
     def _judge(self, derivation: Derivation, ended: Exit, attempt: Attempt, place: Workspace) -> None:
         if ended.ok:
@@ -152,25 +146,7 @@ class Builder:
             progress=lambda done, total: self._tell("progress", derivation, done=done, total=total),
         )
 
-    async def _environment(self, derivation: Derivation) -> EnvironmentMounts:
-        """One materialisation per environment, however many stages wait for it."""
-        environment = derivation.stage.environment
-        if environment not in self._environments:
-
-            def progress(what: str, done: int, total: int | None) -> None:
-                self._tell("progress", derivation, what=what, done=done, total=total)
-
-            work = environments.materialise(
-                environment,
-                self.identities[environment],
-                self.run,
-                progress=progress,
-                indexes=self.indexes,
-            )
-            self._environments[environment] = asyncio.create_task(work)
-        return await asyncio.shield(self._environments[environment])
-
-    async def _source(self, role: str, item: SourceInput) -> str:
+    async def _source(self, item: SourceInput) -> str:
         """The store path of a source: a stage reads a copy that nobody can change under it."""
         path = item.source.path
         if path not in self._sources:
@@ -185,38 +161,13 @@ class Builder:
         self.listener(Event(kind, derivation.name, derivation.key.hex, data))
 
 
-def _command(derivation: Derivation, mounts: EnvironmentMounts) -> tuple[str, ...]:
-    """The command line of a stage: ``.py`` programs run under the environment's Python, others by themselves."""
-    program = f"{abi.PROGRAM}/{next(iter(derivation.stage.program_files()))}"
-    if not program.endswith(".py"):
-        return (program,)
-    if not mounts.python:
-        message = f"{derivation.stage.where}: stage {derivation.name!r} is a .py program, but its environment has no Python"
-        hint = "give Host a python=..., or use a PythonEnv"
-        raise HermeticError(Domain.RECIPE, "no-python", message, hint=hint)
-    return (*mounts.python, program)
+def _program(derivation: Derivation, inputs: Mapping[str, str]) -> Program:
+    stage = derivation.stage
+    return Program(derivation.name, stage.program_files(), stage.parameters_in_full(), inputs)
 
 
 def _sources_of(derivation: Derivation) -> list[tuple[str, SourceInput]]:
     return [(role, item) for role, item in derivation.inputs.items() if isinstance(item, SourceInput)]
-
-
-def _lay_out(place: str, derivation: Derivation, built: Mapping[str, str], sources: Mapping[str, str]) -> None:
-    """Fill the workspace with inputs, program and parameters."""
-    workspace.prepare(place)
-    roles = workspace.stage_inputs(place, {**built, **sources})
-    for name, path in derivation.stage.program_files().items():
-        shutil.copyfile(path, os.path.join(place, "program", name))
-        if os.stat(path).st_mode & 0o100:
-            os.chmod(os.path.join(place, "program", name), 0o755)
-    description = {
-        "name": derivation.name,
-        "parameters": derivation.stage.parameters_in_full(),
-        "inputs": dict(roles),
-        "out": abi.OUT,
-    }
-    with open(os.path.join(place, "stage.json"), "wb") as stream:
-        stream.write(encode(description))  # type: ignore[arg-type]
 
 
 def _platform(derivation: Derivation) -> Mapping[str, Value]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from hermetic.realise.events import FINAL, Event
 
@@ -138,7 +138,7 @@ class Plain:
             sys.stderr.write(f"{_MARKS.get(row.state, '▸')} {row.name}  {line}\n")
             sys.stderr.flush()
 
-    def __enter__(self) -> Plain:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -151,8 +151,8 @@ class Live:
     """A tree that is redrawn in place; when it closes, the finished rows stay on the screen."""
 
     def __init__(self, state: State) -> None:
-        from rich.console import Console
-        from rich.live import Live as Screen
+        from rich.console import Console  # noqa: PLC0415  # heavy, and for terminals only
+        from rich.live import Live as Screen  # noqa: PLC0415
 
         self.state = state
         self._lock = threading.Lock()
@@ -162,7 +162,7 @@ class Live:
         with self._lock:
             self.state.apply(event)
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> Self:
         self._screen.__enter__()
         return self
 
@@ -172,8 +172,8 @@ class Live:
         self._screen.__exit__(kind, error, trace)
 
     def _render(self) -> RenderableType:
-        from rich.table import Table
-        from rich.text import Text
+        from rich.table import Table  # noqa: PLC0415  # as above
+        from rich.text import Text  # noqa: PLC0415
 
         now = time.time()
         table = Table.grid(padding=(0, 2))

@@ -11,6 +11,7 @@ from hermetic.digest import Key
 from hermetic.realise.builder import Builder
 from hermetic.realise.evaluated import Evaluated
 from hermetic.realise.events import Listener
+from hermetic.realise.launcher import Launcher
 from hermetic.realise.resources import Resources
 from hermetic.realise.scheduler import Scheduler
 from hermetic.store import Realisation, Run, Store
@@ -28,9 +29,7 @@ class Options:
     indexes: Mapping[str, str] = field(default_factory=dict)
 
 
-def realise(
-    evaluated: Evaluated, store: Store, options: Options, listener: Listener
-) -> dict[Key, Realisation]:
+def realise(evaluated: Evaluated, store: Store, options: Options, listener: Listener) -> dict[Key, Realisation]:
     """Realise the target and its checks. Raises `HermeticError`; `KeyboardInterrupt` on SIGINT and SIGTERM.
 
     Must be called from the main thread: a sandbox dies with the thread that started it.
@@ -48,11 +47,10 @@ async def _realise(
     builder = Builder(
         store=store,
         run=run,
-        identities=evaluated.identities,
+        launcher=Launcher(run, evaluated.identities, options.indexes),
         resources=Resources(options.jobs),
         listener=listener,
         keep_failed=options.keep_failed,
-        indexes=options.indexes,
     )
     scheduler = Scheduler(evaluated.graph, builder, listener, options.keep_going)
     try:

@@ -45,6 +45,8 @@ class Stage(BaseModel):
     version: ClassVar[int] = 1
     #: Files under ``hermetic/llm/programs``, the first is run.
     programs: ClassVar[tuple[str, ...]] = ()
+    #: Programs that ``hermetic run`` starts on the result, the first of them; none if there is nothing to run.
+    runner: ClassVar[tuple[str, ...]] = ()
     #: Platform fields that the result depends on.
     platform: ClassVar[tuple[str, ...]] = ("system",)
 
@@ -121,8 +123,7 @@ class Stage(BaseModel):
 
     def program_files(self) -> dict[str, str]:
         """Path of each program file by the name it has under ``/build/program``; the first one is run."""
-        folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "llm", "programs")
-        return {name: os.path.join(folder, name) for name in self.programs}
+        return library_programs(self.programs)
 
 
 class Script(Stage):
@@ -151,6 +152,12 @@ class Script(Stage):
 
     def program_files(self) -> dict[str, str]:
         return {source.name: source.path for source in (self.program, *self.modules)}
+
+
+def library_programs(names: tuple[str, ...]) -> dict[str, str]:
+    """Paths of programs of the stage library, by name."""
+    folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "llm", "programs")
+    return {name: os.path.join(folder, name) for name in names}
 
 
 def plain(value: object) -> Value:

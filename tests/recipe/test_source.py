@@ -73,8 +73,13 @@ def test_an_unreadable_file_is_refused(tmp_path) -> None:
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     descriptor = os.open(tmp_path / "s", os.O_RDONLY)  # pytest's own folder may be closed to others
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=f"/proc/self/fd/{descriptor}", pass_fds=[descriptor],
-        env=environ, capture_output=True, text=True, check=False,
+        [sys.executable, "-c", code],
+        cwd=f"/proc/self/fd/{descriptor}",
+        pass_fds=[descriptor],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     os.close(descriptor)
     assert done.stdout.strip() == "source-unreadable", done.stderr

@@ -1,0 +1,1 @@
+"""From a recipe to store paths: plan, schedule, build, and tell about it."""

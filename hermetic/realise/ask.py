@@ -1,0 +1,70 @@
+"""Run a realised engine: its own environment, its own runner program, the same sandbox as its build."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+
+from hermetic.canonical import Value
+from hermetic.derivation import Derivation
+from hermetic.errors import Domain, HermeticError
+from hermetic.realise.evaluated import Evaluated
+from hermetic.realise.launcher import Launcher, Program
+from hermetic.recipe.stage import library_programs
+from hermetic.sandbox.plan import Limits
+from hermetic.store import Run, Store
+
+__all__ = ["ask"]
+
+
+def ask(
+    evaluated: Evaluated,
+    store: Store,
+    parameters: Mapping[str, Value],
+    write: Callable[[bytes], None],
+    indexes: Mapping[str, str],
+) -> None:
+    """Put `parameters` to the runner of the target stage, whose output is realised, and give its answer to `write`.
+
+    Raises `HermeticError`: usage/nothing-to-run for a stage that is no engine, build/run-failed with what the runner
+    said last. Must be called from the main thread.
+    """
+    target = evaluated.wanted[0]
+    if not target.stage.runner:
+        engines = [name for name, stage in evaluated.recipe.stages.items() if stage.runner]
+        hint = f"these can be run: {', '.join(engines)}" if engines else None
+        raise HermeticError(Domain.USAGE, "nothing-to-run", f"stage {target.name!r} is no engine", hint=hint)
+    with store.begin() as run:
+        asyncio.run(_ask(evaluated, target, store, run, parameters, write, indexes))
+
+
+async def _ask(
+    evaluated: Evaluated,
+    target: Derivation,
+    store: Store,
+    run: Run,
+    parameters: Mapping[str, Value],
+    write: Callable[[bytes], None],
+    indexes: Mapping[str, str],
+) -> None:
+    run.lease([target.key])
+    launcher = Launcher(run, evaluated.identities, indexes)
+    mounts = await launcher.environment(target.stage.environment, lambda *_: None)
+    files = library_programs(target.stage.runner)
+    program = Program(target.name, files, parameters, {"engine": str(store.path(target.key, target.name))})
+    errors = os.memfd_create("errors", os.MFD_CLOEXEC)
+    try:
+        with run.workspace() as place:
+            ended = await launcher.launch(program, mounts, str(place.path), Limits(), log=errors, on_output=write)
+        if not ended.ok:
+            raise _failed(target, errors)
+    finally:
+        os.close(errors)
+
+
+def _failed(target: Derivation, errors: int) -> HermeticError:
+    os.lseek(errors, 0, os.SEEK_SET)
+    with open(os.dup(errors), "rb") as stream:
+        tail = stream.read().decode("utf-8", "replace").splitlines()[-20:]
+    return HermeticError(Domain.BUILD, "run-failed", f"{target.name!r} gave no answer", data={"log_tail": tail})
