@@ -16,6 +16,8 @@ check:  ## everything that reads the code without running it
 	$(RUN) python -m ruff check .
 	$(RUN) python -m ruff format --check .
 	$(RUN) python -m mypy
+	cd hermetic/llm/programs && ../../../.venv/bin/mypy --config-file ../../../pyproject.toml \
+		--cache-dir ../../../.mypy_cache/programs --explicit-package-bases *.py
 	.venv/bin/lint-imports --no-cache --no-logo
 
 bench:  ## the figures of the project beside its peers': a table, and JSON under bench/results

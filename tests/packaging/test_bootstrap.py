@@ -211,23 +211,6 @@ def test_an_unknown_command_names_the_known(bootstrap: ModuleType, capsys: pytes
     assert not printed.out
 
 
-@pytest.fixture
-def clone(repository: Path, tmp_path: Path) -> Path:
-    """What git would clone, in a folder whose name has a space."""
-    target = tmp_path / "the clone"
-    listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=repository,
-        check=True,
-        capture_output=True,
-    ).stdout
-    for name in filter(None, os.fsdecode(listing).split("\0")):
-        if (repository / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            (target / name).write_bytes((repository / name).read_bytes())
-    return target
-
-
 def bare_environment() -> dict[str, str]:
     """No HOME; only what says where an index lies."""
     kept = {name: value for name, value in os.environ.items() if name.startswith(PIP_CONFIGURATION)}
