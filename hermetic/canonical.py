@@ -57,4 +57,8 @@ def _inside(value: list[object] | dict[object, object], where: str) -> Iterator[
 
 
 def _encodable(text: str) -> bool:
-    return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

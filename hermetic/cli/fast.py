@@ -79,7 +79,13 @@ def _asked(reference: str, overrides: Mapping[str, str]) -> str:
     from hermetic import __version__
 
     version = [_FORMAT, __version__, sys.version, sys.executable]
-    return json.dumps([*version, os.getcwd(), reference, sorted(overrides.items())])
+    return json.dumps([*version, _boot(), os.getcwd(), reference, sorted(overrides.items())])
+
+
+def _boot() -> str:
+    """Keys may depend on the processor, and a home may be shared by machines that differ in it."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+        return stream.read()
 
 
 def _file(asked: str) -> str:
