@@ -14,6 +14,7 @@ __all__ = [
     "ABI",
     "BUILD",
     "CWD",
+    "EMPTIED",
     "ENV",
     "ETC",
     "FOLDERS",
@@ -91,29 +92,64 @@ SYMLINKS: Final[Mapping[str, str]] = MappingProxyType(
     {"/tmp": "build/tmp", "/var/tmp": "../build/tmp"}  # noqa: S108
 )
 
-# Files of /proc that a pid namespace does not hide. Each becomes an empty file, except where programs parse it.
+# Files of /proc that a pid namespace does not hide and no program of ours reads. What is not there is not masked.
 MASKED: Final[Mapping[str, str]] = MappingProxyType(
     {
         "/proc/sys/kernel/random/boot_id": "00000000-0000-4000-8000-000000000000\n",
+        "/proc/sys/kernel/domainname": "(none)\n",
         "/proc/cmdline": "\n",
-        "/proc/keys": "",
-        "/proc/key-users": "",
-        "/proc/kcore": "",
-        "/proc/kmsg": "",
-        "/proc/kallsyms": "",
-        "/proc/modules": "",
-        "/proc/config.gz": "",
-        "/proc/timer_list": "",
-        "/proc/sched_debug": "",
-        "/proc/latency_stats": "",
-        "/proc/diskstats": "",
-        "/proc/partitions": "",
-        "/proc/swaps": "",
-        "/proc/interrupts": "",
-        "/proc/softirqs": "",
-        "/proc/iomem": "",
-        "/proc/ioports": "",
+        **dict.fromkeys(
+            (
+                "/proc/buddyinfo",
+                "/proc/config.gz",
+                "/proc/consoles",
+                "/proc/diskstats",
+                "/proc/dma",
+                "/proc/fb",
+                "/proc/interrupts",
+                "/proc/iomem",
+                "/proc/ioports",
+                "/proc/kallsyms",
+                "/proc/kcore",
+                "/proc/key-users",
+                "/proc/keys",
+                "/proc/kmsg",
+                "/proc/kpagecgroup",
+                "/proc/kpagecount",
+                "/proc/kpageflags",
+                "/proc/latency_stats",
+                "/proc/locks",
+                "/proc/mdstat",
+                "/proc/modules",
+                "/proc/mtrr",
+                "/proc/pagetypeinfo",
+                "/proc/partitions",
+                "/proc/sched_debug",
+                "/proc/schedstat",
+                "/proc/slabinfo",
+                "/proc/softirqs",
+                "/proc/swaps",
+                "/proc/sysrq-trigger",
+                "/proc/timer_list",
+                "/proc/timer_stats",
+                "/proc/vmallocinfo",
+                "/proc/vmstat",
+                "/proc/zoneinfo",
+            ),
+            "",
+        ),
     }
+)
+# Folders of /proc that become empty: buses, drivers and mounted file systems of this machine.
+EMPTIED: Final = (
+    "/proc/acpi",
+    "/proc/bus",
+    "/proc/driver",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/pressure",
+    "/proc/scsi",
+    "/proc/tty",
 )
 
 # Soft and hard limits, in the units of setrlimit(2); -1 is unlimited. Where the host allows less, less it is.
@@ -125,8 +161,13 @@ LIMITS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
         "DATA": (-1, -1),
         "FSIZE": (-1, -1),
         "MEMLOCK": (8 << 20, 8 << 20),
-        "NOFILE": (65536, 65536),
+        "MSGQUEUE": (819200, 819200),
+        "NICE": (0, 0),
+        "NOFILE": (16384, 16384),
+        "NPROC": (32768, 32768),
         "RSS": (-1, -1),
+        "RTPRIO": (0, 0),
+        "SIGPENDING": (16384, 16384),
         "STACK": (8 << 20, -1),
     }
 )

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hermetic.sandbox import abi
+from hermetic.sandbox import abi, guard
 from hermetic.sandbox.plan import Limits
 
 __all__ = ["BUILD_GID", "BUILD_UID", "NEUTRAL", "Child", "drops_privileges", "neutral", "resource_limits"]
@@ -29,6 +29,7 @@ BUILD_GID: Final = 64733
 NEUTRAL: Final = "/tmp"  # noqa: S108  # covered by a private tmpfs
 
 _CLONE_NEWNS: Final = 0x00020000
+_CLONE_NEWUTS: Final = 0x04000000
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
 _PR_SET_PDEATHSIG: Final = 1
 _KEYCTL: Final = {"x86_64": 250, "aarch64": 219}
@@ -71,11 +72,22 @@ class Child:
     groups: tuple[str, ...] = ()
 
     def __call__(self) -> None:
+        """Fork once more: the parent stays as the stage's guard, the child goes on to exec bubblewrap."""
+        guard.prepare(self.parent)
+        mine = os.getpid()
+        forked = os.fork()
+        if forked:
+            guard.become_guard(forked)
+        self._prepare(mine)
+
+    def _prepare(self, parent: int) -> None:
         self._do("join its control group", self._join)
         self._do("bind its inputs", self._bind)
         self._do("set its limits", self._limit)
         self._do("become the build's user", self._become)
-        self._do("leave the caller's session", self._isolate)
+        self._do("leave the caller's session", _isolate)
+        if os.getppid() != parent:
+            os._exit(1)
 
     def _do(self, step: str, work: Callable[[], None]) -> None:
         try:
@@ -93,7 +105,8 @@ class Child:
     def _bind(self) -> None:
         if not self.drop:
             return
-        _check(_LIBC.unshare(_CLONE_NEWNS))
+        _check(_LIBC.unshare(_CLONE_NEWNS | _CLONE_NEWUTS))
+        _check(_LIBC.setdomainname(b"(none)", 6))  # bubblewrap sets the host name only
         _mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
         opened = [os.open(source, os.O_PATH | os.O_CLOEXEC) for source in self.sources]
         _mount(b"tmpfs", NEUTRAL.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0755,size=1m")
@@ -118,17 +131,17 @@ class Child:
         os.setresgid(BUILD_GID, BUILD_GID, BUILD_GID)
         os.setresuid(BUILD_UID, BUILD_UID, BUILD_UID)
 
-    def _isolate(self) -> None:
-        """Keys of the caller's session would be readable; a kernel without keyrings has none to leave."""
-        number = _KEYCTL.get(_MACHINE)
-        if number is not None:
-            _LIBC.syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None)
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        _check(_LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
-        if os.getppid() != self.parent:
-            os._exit(1)
+
+def _isolate() -> None:
+    """Keys of the caller's session would be readable; a kernel without keyrings has none to leave."""
+    number = _KEYCTL.get(_MACHINE)
+    if number is not None:
+        _LIBC.syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None)
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # After the change of user, which would clear it.
+    _check(_LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0))
 
 
 _SIGNALS: Final = tuple(

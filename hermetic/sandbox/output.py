@@ -37,6 +37,10 @@ class Output:
         """Returns when the last writer has closed; raises what writing the log or the watcher raised."""
         await asyncio.shield(self._ended)
 
+    async def settled(self) -> None:
+        """Like `finished`, for those who have a worse error to raise."""
+        await asyncio.wait([self._ended])
+
     def close(self) -> None:
         self.close_writer()
         if self.reader >= 0:

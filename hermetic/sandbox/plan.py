@@ -50,7 +50,8 @@ class LaunchPlan:
 
     `workspace` is a folder of this machine with ``in/ out/ tmp/ home/ program/`` and ``stage.json``; `mounts` bring
     the environment; `symlinks` maps a place inside to what it says; `environment` adds variables to the fixed ones;
-    `root` is the root file system of an image, None for a bare one.
+    `root` is the root file system of an image, None for a bare one; `masked` are the paths of `abi.MASKED` and
+    `abi.EMPTIED` that this kernel has.
     """
 
     argv: tuple[str, ...]
@@ -61,7 +62,7 @@ class LaunchPlan:
     network: bool = False
     root: str | None = None
     symlinks: Mapping[str, str] = field(default_factory=dict)
-    masked: tuple[str, ...] = tuple(abi.MASKED)
+    masked: tuple[str, ...] = (*abi.MASKED, *abi.EMPTIED)
 
     def sources(self) -> tuple[str, ...]:
         """Every path of this machine that is bound, each once, in the order of `bwrap_args`."""
@@ -73,7 +74,9 @@ class LaunchPlan:
     def inline(self) -> tuple[Inline, ...]:
         """The files that come over descriptors, in the order of `bwrap_args`."""
         files = [Inline("--file", f"/etc/{name}", text.encode()) for name, text in abi.ETC.items()]
-        masks = [Inline("--ro-bind-data", path, abi.MASKED[path].encode()) for path in self.masked]
+        masks = [
+            Inline("--ro-bind-data", path, abi.MASKED[path].encode()) for path in self.masked if path in abi.MASKED
+        ]
         return (*files, *masks)
 
     def variables(self) -> dict[str, str]:
@@ -101,6 +104,8 @@ class LaunchPlan:
         args += [word for place, text in self._links() for word in ("--symlink", text, place)]
         for file, number in zip(self.inline(), numbers, strict=True):
             args += [*_permissions(file), file.option, str(number), file.target]
+        for folder in (path for path in self.masked if path in abi.EMPTIED):
+            args += ["--tmpfs", folder, "--remount-ro", folder]
         args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", abi.CWD, "--clearenv"]
         args += [word for name, value in self.variables().items() for word in ("--setenv", name, value)]
         args += [] if seccomp is None else ["--seccomp", str(seccomp)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from hermetic.errors import Domain, HermeticError
-from hermetic.sandbox import launch, seccomp, tools, workspace
+from hermetic.sandbox import cgroup, launch, seccomp, tools, workspace
 from hermetic.sandbox.output import Output
 from hermetic.sandbox.plan import LaunchPlan
 from hermetic.sandbox.process import Process
@@ -61,11 +61,16 @@ async def run(plan: LaunchPlan, *, log: int, on_output: Callable[[bytes], None] 
     with ExitStack() as stack:
         output = Output(log, on_output)
         stack.callback(output.close)
-        process = _launch(plan, output)
+        group = cgroup.make(plan.limits)
+        if group is not None:
+            stack.callback(group.close)
+        process = _launch(plan, output, group)
         stack.callback(process.close)
         timed_out = await _follow(process, plan.limits.wall_s)
         result = _result(process, output, timed_out=timed_out)
-        return replace(result, limited_by=_limited_by(plan), seconds=time.monotonic() - started)
+        oom = group is not None and group.out_of_memory()
+        seconds = time.monotonic() - started
+        return replace(result, oom=oom, limited_by=_limited_by(plan, group), seconds=seconds)
 
 
 async def _follow(process: Process, wall_s: int | None) -> bool:
@@ -84,7 +89,7 @@ async def _follow(process: Process, wall_s: int | None) -> bool:
 async def _stop(process: Process) -> None:
     """Kill and wait, however often the waiting task is cancelled meanwhile."""
     process.kill()
-    ending = asyncio.ensure_future(process.gone())
+    ending = asyncio.ensure_future(process.drained())
     while not ending.done():
         try:
             await asyncio.shield(ending)
@@ -103,11 +108,13 @@ def _result(process: Process, output: Output, *, timed_out: bool) -> Exit:
     return Exit(None, code - 128) if code > 128 else Exit(code, None)
 
 
-def _limited_by(plan: LaunchPlan) -> str:
-    return "" if plan.limits.memory_mb is None and plan.limits.processes is None else "rlimit"
+def _limited_by(plan: LaunchPlan, group: cgroup.Group | None) -> str:
+    if plan.limits.memory_mb is None and plan.limits.processes is None:
+        return ""
+    return "rlimit" if group is None else "cgroup"
 
 
-def _launch(plan: LaunchPlan, output: Output) -> Process:
+def _launch(plan: LaunchPlan, output: Output, group: cgroup.Group | None) -> Process:
     tool = tools.bubblewrap()
     drop = launch.drops_privileges()
     if drop:
@@ -125,10 +132,11 @@ def _launch(plan: LaunchPlan, output: Output) -> Process:
         arguments = _memory(ours, b"".join(word.encode() + b"\0" for word in args[: args.index("--")]))
         child = launch.Child(
             sources=plan.sources(),
-            limits=launch.resource_limits(plan.limits, grouped=False),
+            limits=launch.resource_limits(plan.limits, grouped=group is not None),
             drop=drop,
             report=report_writer,
             parent=os.getpid(),
+            groups=() if group is None else group.doors,
         )
         command = [tool, "--args", str(arguments), "--", *plan.argv]
         launched = _spawn(command, output.writer, (*files, filters, arguments, status_writer), child, report)
