@@ -11,7 +11,6 @@ from hermetic.derivation import Derivation
 from hermetic.errors import Domain, HermeticError
 from hermetic.realise.evaluated import Evaluated
 from hermetic.realise.launcher import Launcher, Program
-from hermetic.recipe.stage import library_programs
 from hermetic.sandbox.plan import Limits
 from hermetic.store import Run, Store
 
@@ -51,7 +50,7 @@ async def _ask(
     run.lease([target.key])
     launcher = Launcher(run, evaluated.identities, indexes)
     mounts = await launcher.environment(target.stage.environment, lambda *_: None)
-    files = library_programs(target.stage.runner)
+    files = target.stage.runner_files()
     program = Program(target.name, files, parameters, {"engine": str(store.path(target.key, target.name))})
     errors = os.memfd_create("errors", os.MFD_CLOEXEC)
     try:

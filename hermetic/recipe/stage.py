@@ -15,9 +15,9 @@ from hermetic.recipe import evaluation
 from hermetic.recipe.environments import Environment
 from hermetic.recipe.source import Source
 
-__all__ = ["EXCLUDED", "Input", "Script", "Stage"]
+__all__ = ["EXCLUDED", "Script", "Stage"]
 
-Input = "Stage | Source"
+_LIBRARY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "llm", "programs")
 
 #: Fields that never change a result, so they stay out of the key; every other field is in it.
 EXCLUDED = frozenset({"name", "environment", "cores", "memory_mb", "timeout", "check", "program"})
@@ -43,7 +43,8 @@ class Stage(BaseModel):
 
     kind: ClassVar[str] = "stage"
     version: ClassVar[int] = 1
-    #: Files under ``hermetic/llm/programs``, the first is run.
+    #: Program files, the first is run: of hermetic's own stages under ``hermetic/llm/programs``, of others beside the
+    #: recipe.
     programs: ClassVar[tuple[str, ...]] = ()
     #: Programs that ``hermetic run`` starts on the result, the first of them; none if there is nothing to run.
     runner: ClassVar[tuple[str, ...]] = ()
@@ -58,6 +59,7 @@ class Stage(BaseModel):
     check: bool = False
 
     _origin: evaluation.Origin | None = PrivateAttr(default=None)
+    _folder: str = PrivateAttr(default="")
 
     def __init__(self, **data: Any) -> None:
         place = evaluation.origin()
@@ -69,6 +71,7 @@ class Stage(BaseModel):
                 _report(type(self), error, place)
             self._poison(data)
         self._origin = place
+        self._folder = _LIBRARY if type(self).__module__.startswith("hermetic.") else evaluation.resolve("")
 
     def _poison(self, data: Mapping[str, object]) -> None:
         """Stand in for an invalid stage until all errors of the recipe are shown; it is never built."""
@@ -76,7 +79,7 @@ class Stage(BaseModel):
         object.__setattr__(self, "__dict__", fields)
         object.__setattr__(self, "__pydantic_fields_set__", set())
         object.__setattr__(self, "__pydantic_extra__", None)
-        object.__setattr__(self, "__pydantic_private__", {"_origin": None})
+        object.__setattr__(self, "__pydantic_private__", {"_origin": None, "_folder": ""})
 
     def __hash__(self) -> int:
         return id(self)
@@ -123,7 +126,11 @@ class Stage(BaseModel):
 
     def program_files(self) -> dict[str, str]:
         """Path of each program file by the name it has under ``/build/program``; the first one is run."""
-        return library_programs(self.programs)
+        return {name: os.path.join(self._folder, name) for name in self.programs}
+
+    def runner_files(self) -> dict[str, str]:
+        """As `program_files`, for what ``hermetic run`` starts."""
+        return {name: os.path.join(self._folder, name) for name in self.runner}
 
 
 class Script(Stage):
@@ -152,12 +159,6 @@ class Script(Stage):
 
     def program_files(self) -> dict[str, str]:
         return {source.name: source.path for source in (self.program, *self.modules)}
-
-
-def library_programs(names: tuple[str, ...]) -> dict[str, str]:
-    """Paths of programs of the stage library, by name."""
-    folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "llm", "programs")
-    return {name: os.path.join(folder, name) for name in names}
 
 
 def plain(value: object) -> Value:

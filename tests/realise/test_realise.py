@@ -193,6 +193,26 @@ class TestRealise:
         assert both.end()["both"][-1] == "built"
 
 
+def test_a_stage_class_of_one_s_own_has_its_program_beside_the_recipe(cli, recipe, tmp_path) -> None:
+    (tmp_path / "words.txt").write_text("some words\n")
+    (tmp_path / "acme.py").write_text(
+        "from hermetic import Source, Stage\n"
+        "class Table(Stage):\n"
+        "    kind = 'acme.table'\n"
+        "    programs = ('make.sh',)\n"
+        "    text: Source\n"
+        "    size: int = 4\n"
+    )
+    text = """
+        from acme import Table
+        table = Table(text=Source("words.txt"), environment=env, size=8)
+    """
+    path = cli("realise", recipe(text, make="$B cat /build/in/text /build/stage.json > /build/out/x")).lines[0]
+    made = Path(path, "x").read_text()
+    assert made.startswith("some words\n")
+    assert '"parameters":{"size":8}' in made
+
+
 class TestChecks:
     TEXT = """
         a = Script("a.sh", environment=env)
