@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from hermetic.errors import Domain, HermeticError
 from hermetic.recipe.memo import Memo
 
-__all__ = ["Evaluation", "Origin", "current", "fail", "origin", "resolve"]
+__all__ = ["Evaluation", "Origin", "asked_by_recipe", "current", "fail", "origin", "resolve"]
 
+_OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_STANDARD = tuple({os.path.dirname(os.__file__) + os.sep, os.path.dirname(os.path.realpath(os.__file__)) + os.sep})
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -94,6 +96,30 @@ def origin() -> Origin | None:
             fallback = Origin(name, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return None if evaluation is not None else fallback
+
+
+def asked_by_recipe() -> bool:
+    """Whether the recipe itself, perhaps through the standard library, is what calls.
+
+    Libraries that a recipe uses may ask the machine for their own purposes: pydantic reads the environment whenever a
+    class is made.
+    """
+    running = current()
+    frame = sys._getframe(1)  # noqa: SLF001  # as above
+    while running is not None and frame is not None:
+        name = frame.f_code.co_filename
+        if name in running.files:
+            return True
+        if not _is_standard(name) and not name.startswith(_OWN):
+            return False
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def _is_standard(file: str) -> bool:
+    if file.startswith("<frozen"):
+        return True
+    return file.startswith(_STANDARD) and "-packages" + os.sep not in file  # site-packages, Debian's dist-packages
 
 
 def fail(reason: str, message: str, *, hint: str | None = None, at: Origin | None = None) -> None:

@@ -113,11 +113,9 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     running = evaluation.current()
     if running is None or running.suspended:
         return
-    prefix = event.partition(".")[0]
-    if prefix in _REFUSED_EVENTS:
-        refuse(_REFUSED_EVENTS[prefix])
-    if event in _REFUSED_NAMES:
-        refuse(_REFUSED_NAMES[event])
+    what = _REFUSED_EVENTS.get(event.partition(".")[0]) or _REFUSED_NAMES.get(event)
+    if what is not None and evaluation.asked_by_recipe():
+        refuse(what)
     if event == "open":
         _opened(running, arguments)
     elif event in ("os.listdir", "os.scandir"):
@@ -127,7 +125,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 def _opened(running: evaluation.Evaluation, arguments: tuple[Any, ...]) -> None:
     path, mode, flags = arguments
     writes = any(letter in mode for letter in "wax+") if isinstance(mode, str) else bool((flags or 0) & _WRITING)
-    if writes:
+    if writes and evaluation.asked_by_recipe():
         refuse(f"writes to {path}")
     _observe(running, path)
 
@@ -155,7 +153,7 @@ def _replacements(running: evaluation.Evaluation) -> Iterator[tuple[Any, str, An
 
 def _refusing(running: evaluation.Evaluation, function: Callable[..., Any], what: str) -> Callable[..., Any]:
     def wrapper(*arguments: Any, **named: Any) -> Any:
-        if not running.suspended and evaluation.origin() is not None:
+        if not running.suspended and evaluation.asked_by_recipe():
             refuse(what)
         return function(*arguments, **named)
 
@@ -201,7 +199,7 @@ class _Environ:
         self._real = real
 
     def _reach(self) -> os._Environ[str]:
-        if not self._running.suspended and evaluation.origin() is not None:
+        if not self._running.suspended and evaluation.asked_by_recipe():
             refuse("reads the environment")
         return self._real
 

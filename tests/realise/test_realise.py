@@ -207,8 +207,9 @@ def test_a_stage_class_of_one_s_own_has_its_program_beside_the_recipe(cli, recip
         from acme import Table
         table = Table(text=Source("words.txt"), environment=env, size=8)
     """
-    path = cli("realise", recipe(text, make="$B cat /build/in/text /build/stage.json > /build/out/x")).lines[0]
-    made = Path(path, "x").read_text()
+    result = cli("realise", recipe(text, make="$B cat /build/in/text /build/stage.json > /build/out/x"))
+    assert result.exit_code == 0, result.stderr
+    made = Path(result.lines[0], "x").read_text()
     assert made.startswith("some words\n")
     assert '"parameters":{"size":8}' in made
 
