@@ -47,7 +47,7 @@ class Attempt:
         """Whether it says that it is running, but its driver is gone (or another boot's)."""
         if self.outcome != RUNNING:
             return False
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             same_boot = os.environ.get("HERMETIC_TEST_BOOT_ID", file.read().strip()) == self.boot
         return not same_boot or not os.path.exists(f"/proc/{self.pid}")
 

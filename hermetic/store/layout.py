@@ -5,6 +5,7 @@ Nothing recorded inside names the store's own place, so a store can be moved or 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from contextlib import suppress
@@ -81,7 +82,8 @@ def create(root: str) -> None:
         _check_creatable(root)
         unfinished = f"{root}/{_UNFINISHED}{os.urandom(8).hex()}"
         # First of all a name that no other program leaves, so that a half-made store is told from a foreign folder.
-        _write(unfinished, FORMAT, durable=False)
+        with open(unfinished, "wb") as file:
+            file.write(FORMAT)
         reach("create.after-unfinished")
         for folder in FOLDERS:
             os.makedirs(f"{root}/{folder}", exist_ok=True)
@@ -129,10 +131,8 @@ def _check_creatable(root: str) -> None:
 def _forget_unfinished(root: str) -> None:
     for name in os.listdir(root):
         if name.startswith(_UNFINISHED):
-            try:
+            with suppress(FileNotFoundError):
                 os.unlink(f"{root}/{name}")
-            except FileNotFoundError:
-                continue
 
 
 def filesystem_magic(path: str) -> int:
@@ -178,7 +178,7 @@ def current_boot() -> str:
     """What tells this boot of the machine from any other."""
     if override := os.environ.get("HERMETIC_TEST_BOOT_ID"):
         return override
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip()
 
 
@@ -187,17 +187,31 @@ def write_atomic(layout: Layout, path: str, data: bytes, *, durable: bool = Fals
 
     `durable` means on the disk when this returns.
     """
-    temporary = layout.temporary(f"f-{os.urandom(8).hex()}")
+    descriptor, temporary = _create_held(layout)
     try:
-        _write(temporary, data, durable=durable)
+        _fill(descriptor, data, durable=durable)
         reach("write.after-temporary")
         _rename_into(temporary, path)
     except BaseException:
-        _unlink_quietly(temporary)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
+    finally:
+        os.close(descriptor)
     if durable:
         _sync_folder(os.path.dirname(path))
         _sync_folder(os.path.dirname(os.path.dirname(path)))
+
+
+def _create_held(layout: Layout) -> tuple[int, str]:
+    """A new temporary file, locked so that a sweep can tell it from one whose writer died."""
+    while True:
+        path = layout.temporary(f"f-{os.urandom(8).hex()}")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, path
+        os.close(descriptor)  # a sweep came between the two calls
 
 
 def _rename_into(temporary: str, path: str) -> None:
@@ -211,16 +225,12 @@ def _rename_into(temporary: str, path: str) -> None:
     os.rename(temporary, path)
 
 
-def _write(path: str, data: bytes, *, durable: bool) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        if durable:
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _fill(descriptor: int, data: bytes, *, durable: bool) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    if durable:
+        os.fsync(descriptor)
 
 
 def _sync_folder(path: str) -> None:
@@ -229,10 +239,3 @@ def _sync_folder(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _unlink_quietly(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return

@@ -14,7 +14,7 @@ from hermetic.store.faults import storing
 if TYPE_CHECKING:
     from filelock import FileLock
 
-__all__ = ["KeyLock", "collector_locked_out", "hold", "is_held"]
+__all__ = ["KeyLock", "collector_locked_out", "hold", "is_held", "remove_unheld"]
 
 
 class KeyLock:
@@ -98,14 +98,34 @@ def hold(path: str) -> int:
 
 def is_held(path: str) -> bool:
     """Whether a living process holds `path`."""
+    with _tried(path) as free:
+        return free is False
+
+
+def remove_unheld(path: str) -> None:
+    """Unlink `path` unless a living process holds it. One that has just created it will see that it is gone."""
+    with _tried(path) as free:
+        if free:
+            os.unlink(path)
+
+
+@contextmanager
+def _tried(path: str) -> Iterator[bool | None]:
+    """Whether the lock on `path` could be taken, which it then is inside; None when there is no such file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False
+        yield None
+        return
+    try:
+        yield _lock_now(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock_now(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+        return False
+    return True

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from contextlib import suppress
 
 from hermetic.store.layout import Layout
-from hermetic.store.locks import is_held
+from hermetic.store.locks import is_held, remove_unheld
 from hermetic.store.removal import remove_tree
 
 __all__ = ["discard", "kept", "sweep"]
-
-_STALE = 3600  # seconds; a temporary record lives for milliseconds
 
 
 def sweep(layout: Layout) -> None:
@@ -23,16 +20,14 @@ def sweep(layout: Layout) -> None:
         path = layout.temporary(name)
         run = name.partition("-")[0]
         if run == "f":
-            _remove_stale(path)
+            _remove_unheld(path)
         elif not name.endswith(".kept") and f"{name}.kept" not in names:
             if run not in alive:
                 alive[run] = is_held(f"{layout.root}/leases/{run}")
             if not alive[run]:
                 _remove(path)
     for run in os.listdir(layout.folder("leases")):
-        path = f"{layout.root}/leases/{run}"
-        if not is_held(path):
-            _remove(path)
+        _remove_unheld(f"{layout.root}/leases/{run}")
 
 
 def kept(layout: Layout) -> list[str]:
@@ -47,12 +42,9 @@ def discard(workspace: str) -> None:
     remove_tree(f"{workspace}.kept")
 
 
-def _remove_stale(path: str) -> None:
-    try:
-        if time.time() - os.lstat(path).st_mtime > _STALE:
-            _remove(path)
-    except FileNotFoundError:
-        return
+def _remove_unheld(path: str) -> None:
+    with suppress(PermissionError, FileNotFoundError):
+        remove_unheld(path)
 
 
 def _remove(path: str) -> None:

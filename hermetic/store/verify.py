@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hermetic import canonical
 from hermetic.digest import Key
+from hermetic.store import manifest, realisation
 from hermetic.store.checking import Hashes, differences
 from hermetic.store.layout import Layout
 from hermetic.store.realisation import Realisation
@@ -37,9 +38,10 @@ def verify(
     found: list[Problem] = []
     records: list[Realisation] = []
     for key in keys:
-        if (record := read_record(layout, key)) is None:
-            found.append(Problem(key, Path(layout.record(key)), "is missing or cannot be read"))
-        else:
+        record, problem = _record(layout, key)
+        if problem is not None:
+            found.append(Problem(key, Path(layout.record(key)), problem))
+        if record is not None:
             records.append(record)
     hashes, done, total = Hashes(), 0, sum(record.size for record in records)
     for record in records:
@@ -52,9 +54,18 @@ def verify(
     return found
 
 
+def _record(layout: Layout, key: Key) -> tuple[Realisation | None, str | None]:
+    if (record := read_record(layout, key)) is None:
+        return None, "is missing or cannot be read"
+    with open(layout.record(key), "rb") as file:
+        return record, None if file.read() == realisation.encode(record) else "is not canonical: it has been changed"
+
+
 def _one(layout: Layout, record: Realisation, hashes: Hashes) -> list[Problem]:
     output = Path(layout.output(record.key, record.name))
     found = [Problem(record.key, output / path, what) for path, what in differences(layout, record, hashes)]
+    if not found and manifest.read(layout, record.tree).size != record.size:
+        found.append(Problem(record.key, output, f"does not hold the {record.size:,} bytes that its record says"))
     if (problem := _preimage_problem(layout, record.key)) is not None:
         found.append(Problem(record.key, Path(layout.preimage(record.key)), problem))
     return found
@@ -70,7 +81,7 @@ def _preimage_problem(layout: Layout, key: Key) -> str | None:
     except (OSError, ValueError):
         return "cannot be read"
     if next(canonical.problems(value), None) is not None or canonical.encode(value) != data:
-        return "is not canonical, so it has been changed"
+        return "is not canonical: it has been changed"
     return None
 
 
