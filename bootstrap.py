@@ -82,10 +82,10 @@ def environment() -> dict[str, str]:
 
 def set_up(lock: str) -> None:
     """Makes the system hold what `SYSTEM` says and `.venv` what `requirements/<lock>.txt` says."""
-    if is_complete(lock) and not missing_system_packages():
+    if is_complete(lock) and not missing(SYSTEM):
         return
     with exclusive():
-        install_system_packages(missing_system_packages())
+        install_system_packages(missing(SYSTEM))
         if is_complete(lock):  # another run has done it while we waited
             return
         keep = is_complete("base")
@@ -93,6 +93,8 @@ def set_up(lock: str) -> None:
         if not keep:
             make_venv()
         install(lock)
+        if lock == "dev":
+            install_what_tests_like()
         write_stamp(lock)
 
 
@@ -185,8 +187,8 @@ def install(lock: str) -> None:
     )
 
 
-def missing_system_packages() -> list[str]:
-    return [name for name, is_there in SYSTEM.items() if not is_there()]
+def missing(packages: dict[str, Callable[[], bool]]) -> list[str]:
+    return [name for name, is_there in packages.items() if not is_there()]
 
 
 def find(program: str) -> str | None:
@@ -197,6 +199,10 @@ def find(program: str) -> str | None:
 
 def has_bubblewrap() -> bool:
     return find("bwrap") is not None
+
+
+def has_busybox() -> bool:
+    return find("busybox") is not None
 
 
 def has_certificates() -> bool:
@@ -219,6 +225,8 @@ SYSTEM: dict[str, Callable[[], bool]] = {
     # python3.X-venv and not python3-venv, because the interpreter that runs this may not be the default one.
     f"python3.{sys.version_info[1]}-venv": has_ensurepip,
 }
+# Tests that need one of these skip themselves without it.
+FOR_TESTS: dict[str, Callable[[], bool]] = {"busybox-static": has_busybox}
 
 
 def install_system_packages(names: list[str]) -> None:
@@ -243,6 +251,14 @@ def install_system_packages(names: list[str]) -> None:
         [*apt_get, "install", "--yes", "--no-install-recommends", *names],
         f"apt-get could not install {wanted}; its own words are above. {AGAIN}",
     )
+
+
+def install_what_tests_like() -> None:
+    names = missing(FOR_TESTS)
+    try:
+        install_system_packages(names)
+    except Stop as stop:
+        say(f"Going on without {' '.join(names)}; some tests will be skipped. {stop}")
 
 
 def privilege() -> list[str] | None:

@@ -58,7 +58,7 @@ def bootstrap(checkout: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.SYSTEM = {}
+    module.SYSTEM = module.FOR_TESTS = {}
     return module
 
 
@@ -194,6 +194,17 @@ def test_without_apt_the_packages_are_named(
     with pytest.raises(bootstrap.Stop, match=r"bubblewrap.*no apt-get"):
         bootstrap.set_up("base")
     assert not steps.steps
+
+
+def test_what_only_tests_need_is_no_condition(
+    bootstrap: ModuleType, steps: Recorder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bootstrap, "FOR_TESTS", {"busybox-static": lambda: False})
+    monkeypatch.setattr(bootstrap, "find", {}.get)
+    bootstrap.set_up("dev")
+    assert steps.steps == ["venv", "dev.txt", "hermetic"]
+    assert "without busybox-static" in capsys.readouterr().err
+    assert bootstrap.is_complete("dev")
 
 
 def test_an_old_python_is_told_so(
