@@ -17,7 +17,7 @@ from typing import Final
 
 from hermetic.errors import Domain, HermeticError
 
-__all__ = ["Interpreter", "describe", "stdlib_files"]
+__all__ = ["Interpreter", "describe", "stdlib_files", "stdlib_folders"]
 
 _SUPPORTED: Final = ((3, 11), (3, 12), (3, 13))
 _PROBE: Final = """\
@@ -140,6 +140,12 @@ def _check(facts: dict[str, str]) -> None:
         message = f"the interpreter {facts['executable']} {problem}"
         hint = 'name another with PythonEnv(..., python="3.12")'
         raise HermeticError(Domain.ENVIRONMENT, "unsupported-interpreter", message, hint=hint)
+
+
+def stdlib_folders(interpreter: Interpreter) -> Iterator[str]:
+    """The folders that `stdlib_files` looks into: a module that is added shows in their time stamps."""
+    folders = {os.path.dirname(name) for name, _ in stdlib_files(interpreter)}
+    return (os.path.join(interpreter.stdlib, folder) for folder in sorted(folders))
 
 
 def stdlib_files(interpreter: Interpreter) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -37,6 +37,9 @@ SYMLINKS: Final[Mapping[str, str]] = MappingProxyType(
 )  # fmt: skip
 VARIABLES: Final[Mapping[str, str]] = MappingProxyType({"PYTHONPATH": WHEELS})
 
+_LOCALES: Final = "/usr/lib/locale"  # compiled into glibc
+_LOCALE: Final = "C.utf8"
+
 _CONTEXT: Final = "hermetic environment v1"
 _LAYOUT: Final = 1  # of the trees below; another number is another key for them, though not for stages
 
@@ -57,8 +60,11 @@ class Parts:
 
 def inspect(environment: PythonEnv, memo: Memo) -> Parts:
     """Look at the interpreter, its libraries and the lock; reads only files that `memo` does not know."""
+    memo.observe("/etc/ld.so.cache")
     lock = parse_lock(environment.text, environment.lock)
     found = interpreter.describe(environment.python)
+    for folder in interpreter.stdlib_folders(found):
+        memo.observe(folder)
     python, system = _python_tree(found), _system_tree(found)
     return Parts(found, python, system, lock, python.digest(memo), system.digest(memo))
 
@@ -181,9 +187,20 @@ def _python_tree(found: Interpreter) -> Assembly:
     return tree
 
 
+def _walk(folder: str, below: str) -> Iterator[tuple[str, str]]:
+    for place, _, names in os.walk(f"{folder}/{below}"):
+        for name in names:
+            path = f"{place}/{name}"
+            yield os.path.relpath(path, folder), path
+
+
 def _system_tree(found: Interpreter) -> Assembly:
-    """One flat folder, which is all of ``/lib`` and ``/usr/lib``; the link to itself is Debian's multiarch folder."""
+    """One flat folder, which is all of ``/lib`` and ``/usr/lib``; the link to itself is Debian's multiarch folder.
+
+    The C.UTF-8 locale is data of its own; without it ``std::locale("")`` throws.
+    """
     files = libraries.resolve(found)
+    files |= {f"locale/{name}": path for name, path in _walk(_LOCALES, _LOCALE)}
     loader = os.path.basename(libraries.loader_of(found.executable))
     links = {f"{os.uname().machine}-linux-gnu": "."}
     return Assembly(files=files, links=links, executable=frozenset({loader}))

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sandbox_harness import ORDINARY, Driver, python_of_everybody
+
 from hermetic.recipe.environments import PythonEnv
 from hermetic.recipe.memo import Memo
 from hermetic.sandbox import environments, tools
 from hermetic.sandbox.environments import EnvironmentMounts
 from hermetic.store import Store
-
-from sandbox_harness import ORDINARY, Driver, python_of_everybody
 
 HERE = Path(__file__).parent
 _SOURCES = HERE.parent.parent / "hermetic"

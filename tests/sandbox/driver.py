@@ -42,6 +42,7 @@ def make_plan(order: dict, place: str) -> LaunchPlan:
         environment=order.get("environment", {}),
         symlinks=order.get("symlinks", {}),
         limits=Limits(**order.get("limits", {})),
+        **order.get("weakened", {}),
     )
 
 
@@ -88,13 +89,14 @@ def main() -> None:
     plan = make_plan(order, place)
     log = os.open(order.get("log", f"{place}/log"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if order.get("announce"):
-        print(json.dumps({"pid": os.getpid()}), flush=True)
+        sys.stdout.write(json.dumps({"pid": os.getpid()}) + "\n")
+        sys.stdout.flush()
     result = [asyncio.run(attempt(plan, log, order.get("cancel_on"))) for _ in range(order.get("times", 1))]
     result[-1]["left"] = sorted(os.listdir(f"{place}/out"))
     result[-1]["log"] = _read(f"{place}/log")
     result[-1]["owner"] = os.stat(f"{place}/out").st_uid
     shutil.rmtree(place)
-    print(json.dumps(result))
+    sys.stdout.write(json.dumps(result))
 
 
 if __name__ == "__main__":

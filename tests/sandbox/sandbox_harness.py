@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+
 from hermetic.sandbox.environments import EnvironmentMounts
 
 ORDINARY = 65534

@@ -10,12 +10,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from sandbox_harness import Driver, living, python_order, wait_for
+
 from hermetic.errors import HermeticError
 from hermetic.sandbox import runner
 from hermetic.sandbox.environments import EnvironmentMounts
 from hermetic.sandbox.plan import LaunchPlan
-
-from sandbox_harness import Driver, living, python_order, wait_for
 
 # Three processes that try to outlive their stage; each holds the marker in its command line.
 STUBBORN = """
@@ -81,7 +81,8 @@ def test_cancelling_kills_everything(driver: Driver, bare_python: EnvironmentMou
 def test_a_killed_driver_leaves_nothing(driver: Driver, bare_python: EnvironmentMounts, marker: str) -> None:
     program = STUBBORN + "open('/build/out/ready', 'w').close(); time.sleep(600)"
     process = driver.start()
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.write(driver.order(**python_order(bare_python, program), facts={"marker": marker}, announce=True))
     process.stdin.close()
     json.loads(process.stdout.readline())
@@ -105,7 +106,8 @@ def test_a_driver_killed_at_any_moment_of_the_launch(
 ) -> None:
     """Nothing runs afterwards, however far bubblewrap had come: killed after `turn` milliseconds."""
     process = driver.start()
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     order = python_order(bare_python, f"# {marker}\nimport time; time.sleep(600)")
     order["argv"] = [*order["argv"], marker]  # type: ignore[misc]
     process.stdin.write(driver.order(**order, announce=True))
