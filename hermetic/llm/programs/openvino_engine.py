@@ -1,7 +1,7 @@
 """Stage `engine`: a folder that OpenVINO GenAI loads as it is.
 
 The graph with its KV cache as state, the tokenizer and detokenizer as graphs, the settings of generation, the chat
-template, and ``quantisation.json``. The tokenizer is compared with the tokenizers library, and the folder is loaded
+template, ``quantisation.json``, and the versions of the tools in ``engine.json``. The tokenizer is compared with the tokenizers library, and the folder is loaded
 once and made to produce a token.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from stage_file import Refused, StageFile, read_json, run, say, write_json  # no
 
 _FROM_WEIGHTS = ("config.json", "tokenizer.json", "tokenizer_config.json")
 _FROM_QUANTISED = ("openvino_model.xml", "openvino_model.bin", "quantisation.json")
+_TOOLS = ("openvino-genai", "openvino-tokenizers")
 #: Settings of generation that are decimals, and so come as strings.
 _DECIMALS = {"temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"}
 
@@ -36,6 +38,8 @@ def build(stage: StageFile) -> None:
     write_json(stage.out / "generation_config.json", generation)
     _write_tokenizer(stage.out, generation)
     say(f"tokenizer equal on {compare(stage.out / 'tokenizer.json', stage.out)} texts")
+    tools = read_json(quantised / "quantisation.json")["tools"]
+    write_json(stage.out / "engine.json", {"tools": tools | {name: version(name) for name in _TOOLS}})
     _load(stage.out)
 
 
@@ -60,7 +64,7 @@ def _write_tokenizer(out: Path, generation: dict[str, Any]) -> None:
     vocabulary = _vocabulary(out)
     pad = generation.get("pad_token_id")
     pad = end if pad is None else pad
-    info = {"eos_token_id": end, "pad_token_id": pad}
+    info: dict[str, str | int] = {"eos_token_id": end, "pad_token_id": pad}
     if isinstance(generation.get("bos_token_id"), int):
         info["bos_token_id"] = generation["bos_token_id"]
     for model, name in zip(

@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
+import lean_nncf  # noqa: E402, F401  # before nncf
 import nncf  # noqa: E402
 import numpy as np  # noqa: E402
 import openvino as ov  # noqa: E402

@@ -1,0 +1,155 @@
+"""Stage `smoke`: does the engine work, and does it compute what it should?
+
+* the logits of a whole prompt at once and of the same tokens one by one through the KV cache, against a NumPy forward
+  pass with the weights as the engine holds them (`tolerance`) and with the original ones (`original_tolerance`);
+* each prompt is answered twice with the same tokens, the answer ends or reaches its limit, and it does not go round
+  in circles; a prompt with a golden answer gets exactly that.
+
+All in float32 (``INFERENCE_PRECISION_HINT``), because the default depends on the CPU. Differences are relative to the
+largest logit. The first failed check fails the stage; ``report.json`` has what was measured, rounded up to one digit.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from decimal import ROUND_UP, Context, Decimal
+from pathlib import Path
+from typing import Any
+
+sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
+
+import numpy as np  # noqa: E402
+import openvino as ov  # noqa: E402
+import openvino_genai  # noqa: E402
+from architecture import Architecture, parse_config  # noqa: E402
+from openvino_weights import Graph  # noqa: E402
+from reference_forward import Array, difference, logits  # noqa: E402
+from safetensors_file import read_checkpoint  # noqa: E402
+from stage_file import Refused, StageFile, read_json, run, say, write_json  # noqa: E402
+
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+_LONGEST_LOOP, _ROUNDS, _REPEATED = 16, 4, 16
+
+
+def build(stage: StageFile) -> None:
+    engine, parameters = stage.input("engine"), stage.parameters
+    golden: dict[str, str] = parameters["golden"]
+    prompts = list(dict.fromkeys([*parameters["prompts"], *golden]))
+    if not prompts:
+        raise Refused("there are no prompts to test the engine with")
+    architecture = parse_config(read_json(engine / "config.json"))
+    pipeline = openvino_genai.LLMPipeline(str(engine), "CPU", **EXACT)
+    answers = [_answer(pipeline, architecture, prompt, parameters) for prompt in prompts]
+    for answer in answers:
+        _check_answer(answer, golden.get(answer["prompt"]), parameters)
+    del pipeline
+    tokens = (answers[0]["asked"] + answers[0]["tokens"])[: parameters["positions"]]
+    compared = _compare_logits(stage, architecture, tokens)
+    stage.out.mkdir(exist_ok=True)
+    kept = ("prompt", "text", "end")
+    report = [{key: answer[key] for key in kept} | {"tokens": len(answer["tokens"])} for answer in answers]
+    write_json(stage.out / "report.json", {"answers": report, "logits": compared})
+
+
+def _answer(
+    pipeline: openvino_genai.LLMPipeline,
+    architecture: Architecture,
+    prompt: str,
+    parameters: dict[str, Any],
+) -> dict[str, Any]:
+    tokenizer = pipeline.get_tokenizer()
+    chat = bool(tokenizer.chat_template)
+    text = prompt
+    if chat:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)
+    inputs = tokenizer.encode(text, add_special_tokens=not chat)
+    settings = pipeline.get_generation_config()
+    settings.do_sample, settings.max_new_tokens = False, parameters["max_new_tokens"]
+    first, second = ([int(t) for t in pipeline.generate(inputs, settings).tokens[0]] for _ in range(2))
+    if first != second:
+        raise Refused(f"{prompt!r} is answered differently the second time")
+    if any(not 0 <= token < architecture.vocabulary for token in first):
+        raise Refused(f"{prompt!r} is answered with tokens outside the vocabulary")
+    ended = bool(first) and first[-1] in settings.stop_token_ids
+    return {
+        "prompt": prompt,
+        "asked": [int(token) for token in inputs.input_ids.data.reshape(-1)],
+        "tokens": first,
+        "text": tokenizer.decode(first),
+        "end": "stop token" if ended else "limit",
+    }
+
+
+def _check_answer(answer: dict[str, Any], golden: str | None, parameters: dict[str, Any]) -> None:
+    prompt, text, tokens = answer["prompt"], answer["text"], answer["tokens"]
+    say(f"{prompt!r}: {text!r} ({len(tokens)} tokens, {answer['end']})")
+    if not tokens or (not text.strip() and not parameters["allow_nonsense"]):
+        raise Refused(f"{prompt!r} has an empty answer")
+    if answer["end"] == "limit" and len(tokens) != parameters["max_new_tokens"]:
+        raise Refused(f"{prompt!r}: the answer stops after {len(tokens)} tokens without a stop token")
+    loop = repetition(tokens)
+    if loop and not parameters["allow_nonsense"]:
+        raise Refused(f"{prompt!r}: the answer goes round in circles of {loop} tokens: {text!r}")
+    if golden is not None and text != golden:
+        raise Refused(f"{prompt!r} is answered with {text!r} instead of {golden!r}")
+
+
+def repetition(tokens: list[int]) -> int:
+    """Length of the loop that `tokens` contain: up to 16 tokens, four times or more in a row, 16 in all; else 0."""
+    for period in range(1, _LONGEST_LOOP + 1):
+        run_length = 0
+        for now, before in zip(tokens[period:], tokens, strict=False):
+            run_length = run_length + 1 if now == before else 0
+            if run_length + period >= max(_ROUNDS * period, _REPEATED):
+                return period
+    return 0
+
+
+def _compare_logits(stage: StageFile, architecture: Architecture, tokens: list[int]) -> dict[str, object]:
+    whole, stepwise = _engine_logits(stage.input("engine") / "openvino_model.xml", tokens)
+    held = Graph(stage.input("engine") / "openvino_model.xml")
+    tensors = read_checkpoint(stage.input("weights"))
+    exact = logits(architecture, held.value, tokens)
+    original = logits(architecture, lambda name: tensors[name].float32(), tokens)
+    limits = {"tolerance": stage.parameters["tolerance"], "original_tolerance": stage.parameters["original_tolerance"]}
+    found = {
+        "prefill": _within("the prompt at once", whole, exact, limits["tolerance"]),
+        "cached": _within("the tokens one by one", stepwise, exact, limits["tolerance"]),
+        "original": _within("the original weights", whole, original, limits["original_tolerance"]),
+    }
+    agree = int((whole.argmax(axis=-1) == original.argmax(axis=-1)).sum())
+    return found | limits | {"positions": len(tokens), "same_token_as_original": agree}
+
+
+def _engine_logits(path: Path, tokens: list[int]) -> tuple[Array, Array]:
+    """Logits of all positions in one pass, and one position at a time."""
+    request = ov.Core().compile_model(str(path), "CPU", EXACT).create_infer_request()
+
+    def step(chunk: list[int], past: int) -> Array:
+        end = past + len(chunk)
+        inputs = {
+            "input_ids": np.array([chunk], np.int64),
+            "attention_mask": np.ones((1, end), np.int64),
+            "position_ids": np.arange(past, end)[None],
+            "beam_idx": np.zeros(1, np.int32),
+        }
+        return np.array(request.infer(inputs)[0][0])
+
+    whole = step(tokens, 0)
+    request.reset_state()
+    return whole, np.concatenate([step([token], past) for past, token in enumerate(tokens)])
+
+
+def _within(what: str, found: Array, expected: Array, limit: str) -> str:
+    if not np.isfinite(found).all():
+        raise Refused(f"logits of {what}: NaN or infinity")
+    deviation = difference(found, expected)
+    say(f"logits of {what}: relative difference {deviation:.1e}, allowed {limit}")
+    if not deviation <= float(limit):
+        raise Refused(f"logits of {what} differ by {deviation:.1e} from the reference, more than {limit}")
+    return str(Decimal(deviation).normalize(Context(prec=1, rounding=ROUND_UP)))
+
+
+if __name__ == "__main__":
+    run(build)
