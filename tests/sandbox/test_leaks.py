@@ -28,44 +28,42 @@ SHARED_SETTINGS = ("kernel/msgmax", "kernel/shmmni", "vm/swappiness", "kernel/ho
 
 def names() -> list[str]:
     """Every probe, without importing them: they need what only the sandbox has."""
-    found = []
-    for module in sorted(PROBES.glob("*.py")):
-        for node in ast.parse(module.read_text("utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and any(ast.unparse(each) == "probe" for each in node.decorator_list):
-                found.append(node.name)
-    return found
+    bodies = [node for module in sorted(PROBES.glob("*.py")) for node in ast.parse(module.read_text("utf-8")).body]
+    functions = [node for node in bodies if isinstance(node, ast.FunctionDef)]
+    return [each.name for each in functions if any(ast.unparse(mark) == "probe" for mark in each.decorator_list)]
 
 
 @pytest.fixture(scope="module")
 def planted(place: Path) -> Iterator[dict[str, object]]:
     """What a leak would find: listeners, files, shared memory, an input whose path holds a key."""
     facts: dict[str, object] = {"secret": SECRET}
-    secret = place / "secret"
+    here = Path(tempfile.mkdtemp(dir=place))
+    here.chmod(0o755)
+    secret = here / "secret"
     secret.write_text(SECRET)
     secret.chmod(0o644)
-    data = place / f"{KEY}-data"
+    data = here / f"{KEY}-data"
     data.mkdir()
     (data / "file").write_text("input")
     (data / "outward").symlink_to(secret)
-    shm = tempfile.NamedTemporaryFile(prefix="hermetic-leak-", dir="/dev/shm")
-    libc = ctypes.CDLL(None, use_errno=True)
+        libc = ctypes.CDLL(None, use_errno=True)
     segment = libc.shmget(0, 4096, 0o1666)
     name = f"hermetic-leak-{os.getpid()}"
     with (
-        shm,
+        tempfile.NamedTemporaryFile(prefix="hermetic-leak-", dir="/dev/shm") as shm,
         socket.create_server(("127.0.0.1", 0)) as tcp,
         socket.socket(socket.AF_UNIX) as abstract,
         socket.socket(socket.AF_UNIX) as named,
     ):
         abstract.bind("\0" + name)
         abstract.listen()
-        named.bind(str(place / "socket"))
+        named.bind(str(here / "socket"))
         named.listen()
         facts |= {
             "secret_file": str(secret),
             "tcp_port": tcp.getsockname()[1],
             "abstract_socket": name,
-            "socket_path": str(place / "socket"),
+            "socket_path": str(here / "socket"),
             "shm_file": os.path.basename(shm.name),
             "shm_id": segment,
             "input": str(data),
