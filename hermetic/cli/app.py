@@ -23,6 +23,8 @@ VERBS = {
     "path": ("path", "Print the store path of a stage without building it."),
     "log": ("log", "Show what a stage printed when it was built."),
     "tree": ("tree", "Show what a store path was built from."),
+    "why-rebuild": ("why_rebuild", "Name the fields that make a stage be built again."),
+    "why-depends": ("why_depends", "Show through which inputs one store path came from another."),
     "verify": ("verify", "Hash everything in the store again and name every difference."),
     "root": ("root", "List and add what keeps store paths alive."),
     "config": ("config", "Show every setting and where it came from."),

@@ -15,7 +15,7 @@ from hermetic.store.realisation import Realisation
 from hermetic.store.removal import remove_tree
 from hermetic.store.syncpoint import reach
 
-__all__ = ["is_whole", "keys", "read_record", "records", "recover"]
+__all__ = ["is_whole", "keys", "newest_first", "read_record", "records", "recover"]
 
 _SLACK_NS = 3600 * 10**9  # how far the clock may have been set back while the lost run worked
 
@@ -37,6 +37,13 @@ def keys(layout: Layout) -> Iterator[Key]:
             yield Key(name)
         except ValueError:
             continue
+
+
+def newest_first(layout: Layout) -> list[Key]:
+    """Every key that has a preimage, by when it was written."""
+    folder = layout.folder("derivations")
+    found = [(os.stat(f"{folder}/{name[:2]}/{name}").st_mtime_ns, name) for name in _below(folder)]
+    return [Key(name) for _, name in sorted(found, reverse=True)]
 
 
 def records(layout: Layout) -> Iterator[Realisation]:

@@ -160,6 +160,13 @@ class Store:
             return None
         return value if isinstance(value, dict) else None
 
+    def preimages(self) -> Iterator[tuple[Key, dict[str, Value]]]:
+        """Every derivation that was ever realised here, the newest first, whether or not its output is still there."""
+        for key in recovery.newest_first(self.layout):
+            preimage = self.preimage(key)
+            if preimage is not None:
+                yield key, preimage
+
     def lock(self, key: Key) -> KeyLock:
         """The lock that who realises `key` holds; not yet taken."""
         return KeyLock(str(self.root), key.hex)

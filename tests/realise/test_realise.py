@@ -440,3 +440,22 @@ class TestTheFastAnswer:
     def test_other_parameters_are_another_question(self, cli, settled) -> None:
         name, path = settled
         assert cli("realise", name, "--set", "n=5").lines != [path]
+
+
+class TestExplanations:
+    def test_why_rebuild_names_the_field_through_the_inputs(self, cli, recipe) -> None:
+        name = recipe(CHAIN, a=A, b=B)
+        assert "never built" in cli("why-rebuild", name).stderr
+        cli("realise", name)
+        result = cli("why-rebuild", name, "--set", "n=2", "--json")
+        fields = {line["field"]: (line["before"], line["after"]) for line in map(json.loads, result.lines)}
+        assert fields.pop("inputs.a.key")
+        assert fields == {"a > parameters.n": ("1", "2")}
+
+    def test_why_depends_shows_the_chain(self, cli, recipe) -> None:
+        name = recipe(CHAIN, a=A, b=B)
+        cli("realise", name)
+        first, second = cli("why-depends", name, f"{name}#a").lines
+        assert first.endswith("-b")
+        assert second.strip().startswith("a: ")
+        assert cli("why-depends", f"{name}#a", name).exit_code == 2
