@@ -151,7 +151,7 @@ def _refuse_unsupported(config: dict[str, Any], kind: str) -> None:
         raise Refused(f"quantization_config: the checkpoint is already quantised ({method}); give the original one")
     if config.get("use_sliding_window") or "sliding_attention" in (config.get("layer_types") or ()):
         raise Refused("sliding-window attention (use_sliding_window, layer_types) is not supported")
-    if kind != "qwen2" and kind != "qwen3" and config.get("sliding_window"):
+    if kind == "llama" and config.get("sliding_window"):
         raise Refused(f"sliding_window {config['sliding_window']} is not supported")
     experts = [key for key in ("num_experts", "num_local_experts", "n_routed_experts") if config.get(key)]
     if experts:
@@ -167,7 +167,7 @@ def _refuse_unsupported(config: dict[str, Any], kind: str) -> None:
 
 
 def _rope(config: dict[str, Any]) -> tuple[float, Llama3Rope | None]:
-    """theta and the scaling, from ``rope_theta`` and ``rope_scaling`` or from the newer ``rope_parameters``."""
+    """Theta and the scaling, from ``rope_theta`` and ``rope_scaling`` or from the newer ``rope_parameters``."""
     newer, older = config.get("rope_parameters"), config.get("rope_scaling")
     scaling = newer if newer is not None else older
     theta = config.get("rope_theta", 10000.0)

@@ -16,9 +16,9 @@ from typing import Any
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
-from architecture import Architecture, parse_config  # noqa: E402
-from safetensors_file import Tensor, check_finite, read_checkpoint, same_bytes, write_file  # noqa: E402
-from stage_file import Refused, StageFile, read_json, run, say, write_json  # noqa: E402
+from architecture import Architecture, parse_config
+from safetensors_file import Tensor, check_finite, read_checkpoint, same_bytes, write_file
+from stage_file import Refused, StageFile, read_json, run, say, write_json
 
 #: Keys of config.json that say who wrote it and not what the model is.
 _NOT_THE_MODEL = {"_name_or_path", "transformers_version", "_commit_hash", "use_cache", "initializer_range"}

@@ -11,8 +11,8 @@ import sys
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
-import openvino_genai  # noqa: E402
-from stage_file import Refused, StageFile, run  # noqa: E402
+import openvino_genai
+from stage_file import Refused, StageFile, run
 
 
 def answer(stage: StageFile) -> None:
@@ -26,7 +26,6 @@ def answer(stage: StageFile) -> None:
     if stage.parameters.get("max_new_tokens"):
         settings.max_new_tokens = stage.parameters["max_new_tokens"]
     pipeline.generate(_question(pipeline, stage, prompt, settings), settings, _print)
-    sys.stdout.write("\n")
 
 
 def _question(

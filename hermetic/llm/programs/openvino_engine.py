@@ -1,8 +1,8 @@
 """Stage `engine`: a folder that OpenVINO GenAI loads as it is.
 
 The graph with its KV cache as state, the tokenizer and detokenizer as graphs, the settings of generation, the chat
-template, ``quantisation.json``, and the versions of the tools in ``engine.json``. The tokenizer is compared with the tokenizers library, and the folder is loaded
-once and made to produce a token.
+template, ``quantisation.json``, and the versions of the tools in ``engine.json``. The tokenizer is compared with the
+tokenizers library, and the folder is loaded once and made to produce a token.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
-import openvino as ov  # noqa: E402
-import openvino_genai  # noqa: E402
-from openvino_tokenizer import compare, convert  # noqa: E402
-from stage_file import Refused, StageFile, read_json, run, say, write_json  # noqa: E402
+import openvino as ov
+import openvino_genai
+from openvino_tokenizer import compare, convert
+from stage_file import Refused, StageFile, read_json, run, say, write_json
 
 _FROM_WEIGHTS = ("config.json", "tokenizer.json", "tokenizer_config.json")
 _FROM_QUANTISED = ("openvino_model.xml", "openvino_model.bin", "quantisation.json")

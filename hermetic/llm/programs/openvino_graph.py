@@ -105,7 +105,7 @@ def front(architecture: Architecture) -> Piece:
 
 
 def _rotations(architecture: Architecture, positions: Node) -> tuple[Node, Node]:
-    """cos and sin of shape [batch, 1, length, head_dim]."""
+    """Cos and sin of shape [batch, 1, length, head_dim]."""
     frequencies = architecture.frequencies().astype(np.float32).reshape(1, 1, -1)
     at = ops.unsqueeze(ops.convert(positions, "f32"), _const(-1))
     angle = ops.multiply(at, ops.constant(frequencies, name="rope.frequencies"))

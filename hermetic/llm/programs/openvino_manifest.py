@@ -14,9 +14,9 @@ from typing import Any
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
-from blake3 import blake3  # noqa: E402
-from safetensors_file import read_checkpoint  # noqa: E402
-from stage_file import StageFile, read_json, run, write_json  # noqa: E402
+from blake3 import blake3
+from safetensors_file import read_checkpoint
+from stage_file import StageFile, read_json, run, write_json
 
 _CHUNK = 1 << 20
 

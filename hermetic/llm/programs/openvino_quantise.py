@@ -20,17 +20,17 @@ from typing import Any
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
-import lean_nncf  # noqa: E402, F401  # before nncf
-import nncf  # noqa: E402
-import numpy as np  # noqa: E402
-import openvino as ov  # noqa: E402
-import openvino_graph as graph  # noqa: E402
-from architecture import Architecture, parse_config  # noqa: E402
-from calibration import read_samples  # noqa: E402
-from nncf.quantization.advanced_parameters import AdvancedAWQParameters, AdvancedCompressionParameters  # noqa: E402
-from openvino_weights import Graph, Storage  # noqa: E402
-from safetensors_file import Tensor, read_checkpoint  # noqa: E402
-from stage_file import Refused, StageFile, read_json, run, say, write_json  # noqa: E402
+import lean_nncf  # noqa: F401  # before nncf
+import nncf
+import numpy as np
+import openvino as ov
+import openvino_graph as graph
+from architecture import Architecture, parse_config
+from calibration import read_samples
+from nncf.quantization.advanced_parameters import AdvancedAWQParameters, AdvancedCompressionParameters
+from openvino_weights import Graph, Storage
+from safetensors_file import Tensor, read_checkpoint
+from stage_file import Refused, StageFile, read_json, run, say, write_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Sample = dict[str, Array]
@@ -76,7 +76,7 @@ def build(stage: StageFile) -> None:
     scaled = _scaled_layers(architecture, tensors, held) if plan.awq else 0
     if plan.awq and not scaled:
         raise Refused("AWQ was asked for, but it changed no layer")
-    write_json(stage.out / "quantisation.json", _report(plan, stage, done, samples, scaled))
+    write_json(stage.out / "quantisation.json", _report(stage, done, samples, scaled))
 
 
 def _plan(parameters: dict[str, Any]) -> Plan:
@@ -280,7 +280,6 @@ def _scaled_layers(architecture: Architecture, tensors: dict[str, Tensor], held:
 
 
 def _report(
-    plan: Plan,
     stage: StageFile,
     done: dict[str, Storage],
     samples: list[tuple[list[int], Sample]],

@@ -11,6 +11,7 @@ largest logit. The first failed check fails the stage; ``report.json`` has what 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from decimal import ROUND_UP, Context, Decimal
@@ -19,14 +20,14 @@ from typing import Any
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
-import numpy as np  # noqa: E402
-import openvino as ov  # noqa: E402
-import openvino_genai  # noqa: E402
-from architecture import Architecture, parse_config  # noqa: E402
-from openvino_weights import Graph  # noqa: E402
-from reference_forward import Array, difference, logits  # noqa: E402
-from safetensors_file import read_checkpoint  # noqa: E402
-from stage_file import Refused, StageFile, read_json, run, say, write_json  # noqa: E402
+import numpy as np
+import openvino as ov
+import openvino_genai
+from architecture import Architecture, parse_config
+from openvino_weights import Graph
+from reference_forward import Array, difference, logits
+from safetensors_file import read_checkpoint
+from stage_file import Refused, StageFile, read_json, run, say, write_json
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 _LONGEST_LOOP, _ROUNDS, _REPEATED = 16, 4, 16
@@ -38,6 +39,8 @@ def build(stage: StageFile) -> None:
     prompts = list(dict.fromkeys([*parameters["prompts"], *golden]))
     if not prompts:
         raise Refused("there are no prompts to test the engine with")
+    if "manifest" in stage.inputs:
+        _check_files(engine, read_json(stage.input("manifest") / "manifest.json")["files"])
     architecture = parse_config(read_json(engine / "config.json"))
     pipeline = openvino_genai.LLMPipeline(str(engine), "CPU", **EXACT)
     answers = [_answer(pipeline, architecture, prompt, parameters) for prompt in prompts]
@@ -50,6 +53,17 @@ def build(stage: StageFile) -> None:
     kept = ("prompt", "text", "end")
     report = [{key: answer[key] for key in kept} | {"tokens": len(answer["tokens"])} for answer in answers]
     write_json(stage.out / "report.json", {"answers": report, "logits": compared})
+
+
+def _check_files(engine: Path, files: dict[str, dict[str, Any]]) -> None:
+    """The engine has exactly the files of its manifest, with the same bytes."""
+    found = {path.relative_to(engine).as_posix() for path in engine.rglob("*") if path.is_file()}
+    if found != set(files):
+        raise Refused(f"engine and manifest differ in {sorted(found ^ set(files))}")
+    for name, entry in sorted(files.items()):
+        with (engine / name).open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != entry["sha256"]:
+                raise Refused(f"{name} is not the file that the manifest lists")
 
 
 def _answer(

@@ -27,8 +27,8 @@ TEXTS = (
     "def f(x: int) -> int:\n    return x ** 2  # squared\n",
     "e\u0301 is not \u00e9; \ufb01 and \u2126 and \u212b",  # decomposed, and signs that NFC replaces or keeps
     "Ça coûte 5 €; naïve Übergröße, þorn, łódź",
-    "Привет, мир! Γειά σου Κόσμε. שלום עולם. مرحبا بالعالم",
-    "你好，世界！こんにちは世界。안녕하세요 세계",
+    "Привет, мир! Γειά σου Κόσμε. שלום עולם. مرحبا بالعالم",  # noqa: RUF001
+    "你好，世界！こんにちは世界。안녕하세요 세계",  # noqa: RUF001
     "हिन्दी में लिखा हुआ वाक्य। ภาษาไทย",
     "emoji 😀👍🏽👩‍👩‍👧 and ☃ ✓ ½ ²",
     "zero\u200bwidth, no\u00a0break, \u2028 separator, \ufeff mark",
@@ -99,8 +99,11 @@ def convert(path: Path, pad: tuple[str, int], info: dict[str, str | int]) -> tup
     _stand_in_for_transformers()
     from openvino.exceptions import OVTypeError  # noqa: PLC0415  # after the stand-in
     from openvino_tokenizers.hf_parser import convert_fast_tokenizer  # noqa: PLC0415
-    from openvino_tokenizers.utils import TokenzierConversionParams, change_outputs_type  # noqa: PLC0415
-    from openvino_tokenizers.utils import change_inputs_type  # noqa: PLC0415
+    from openvino_tokenizers.utils import (  # noqa: PLC0415
+        TokenzierConversionParams,
+        change_inputs_type,
+        change_outputs_type,
+    )
 
     try:
         made = convert_fast_tokenizer(_StandIn(path, pad), TokenzierConversionParams(with_detokenizer=True))
