@@ -97,7 +97,8 @@ def _conflicts(records: dict[str, Record]) -> Iterator[tuple[str, list[str]]]:
         for path in record:
             owners.setdefault(path, []).append(name)
     for path, names in owners.items():
-        if len({records[name][path][0] for name in names}) > 1:
+        hashes = {records[name][path][0] for name in names}
+        if len(names) > 1 and (len(hashes) > 1 or "" in hashes):
             yield path, names
 
 
