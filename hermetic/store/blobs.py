@@ -94,6 +94,7 @@ class Blobs:
                 return True
             raise
         os.rename(temporary, blob, src_dir_fd=self._scratch)
+        self.made.append(blob)
         return True
 
     def _reflink(self, folder: int, name: bytes, blob: str, *, executable: bool) -> None:

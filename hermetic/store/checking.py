@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from hermetic.digest import BlobDigest, hash_descriptor
+from hermetic.digest import BlobDigest
 from hermetic.errors import HermeticError
 from hermetic.store import manifest
 from hermetic.store.copying import canonical_mode
+from hermetic.store.hashing import NO_NEEDLES, hash_and_scan
 from hermetic.store.layout import EPOCH_NS, Layout
 from hermetic.store.realisation import Realisation
 from hermetic.store.walk import OPEN_FILE, OPEN_FOLDER, Descent
 
 __all__ = ["Hashes", "differences"]
 
+_LARGE = 1 << 20
+
 Found = tuple[str, str]  # path inside the output, what is wrong with it
 
 
 class Hashes:
-    """Digests of files by inode, so that a file with many links is read once."""
+    """Digests of files by inode, so that a file with many links is read once.
 
-    def __init__(self) -> None:
-        self.known: dict[tuple[int, int], BlobDigest] = {}
+    `advance` is told of bytes that were read, or need not be.
+    """
+
+    def __init__(self, advance: Callable[[int], None] | None = None) -> None:
+        self._known: dict[tuple[int, int], BlobDigest] = {}
+        self._advance = advance
 
     def of(self, opened: int, status: os.stat_result) -> BlobDigest:
         inode = (status.st_dev, status.st_ino)
-        if inode not in self.known:
-            self.known[inode] = hash_descriptor(opened)[0]
-        return self.known[inode]
+        if inode not in self._known:
+            self._known[inode] = hash_and_scan(opened, status.st_size, NO_NEEDLES, self._advance).digest
+        elif self._advance is not None:
+            self._advance(status.st_size)
+        return self._known[inode]
 
 
 def differences(layout: Layout, record: Realisation, hashes: Hashes) -> Iterator[Found]:
@@ -87,8 +96,11 @@ class _Comparison:
             return
         for extra in sorted(set(names) - set(expected)):
             yield _join(path, extra), "is not in the record"
-        checks = pool.map(lambda entry: list(self._entry(descriptor, entry)), expected.values())
-        for entry, found in zip(expected.values(), checks, strict=True):
+        # Threads cost more than they save where files are small.
+        large = [entry for entry in expected.values() if entry.size >= _LARGE]
+        checks = pool.map(lambda entry: list(self._entry(descriptor, entry)), large)
+        for entry in expected.values():
+            found = next(checks) if entry.size >= _LARGE else self._entry(descriptor, entry)
             yield from ((entry.path, what) for what in found)
 
     def _entry(self, folder: int, entry: manifest.Entry) -> Iterator[str]:

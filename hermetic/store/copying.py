@@ -7,7 +7,7 @@ import fcntl
 import os
 
 from hermetic.store.layout import EPOCH_NS
-from hermetic.store.walk import OPEN_FILE, Descent, FolderNode, Survey
+from hermetic.store.walk import OPEN_FILE, Descent, FileNode, FolderNode, Survey, unreadable
 
 __all__ = ["canonical_mode", "clone", "copy_tree", "link_or_clone"]
 
@@ -79,7 +79,7 @@ def _copy_folder(folder: FolderNode, source: int, target: int, *, link: bool) ->
         if link:
             link_or_clone(file.name, source, target, executable=file.executable)
         else:
-            _copy_file(file.name, source, target, executable=file.executable)
+            _copy_file(folder, file, source, target)
     for symlink in folder.links:
         os.symlink(symlink.target, symlink.name, dir_fd=target)
         os.utime(symlink.name, ns=(EPOCH_NS, EPOCH_NS), dir_fd=target, follow_symlinks=False)
@@ -87,9 +87,12 @@ def _copy_folder(folder: FolderNode, source: int, target: int, *, link: bool) ->
         os.mkdir(inner.parts[-1], 0o755, dir_fd=target)
 
 
-def _copy_file(name: bytes, source: int, target: int, *, executable: bool) -> None:
-    descriptor = os.open(name, OPEN_FILE, dir_fd=source)
+def _copy_file(folder: FolderNode, file: FileNode, source: int, target: int) -> None:
     try:
-        clone(descriptor, name, target, executable=executable)
+        descriptor = os.open(file.name, OPEN_FILE, dir_fd=source)
+    except OSError as error:
+        raise unreadable(folder.inside(file.name), error) from error
+    try:
+        clone(descriptor, file.name, target, executable=file.executable)
     finally:
         os.close(descriptor)

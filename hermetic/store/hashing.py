@@ -5,16 +5,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from blake3 import blake3
 
 from hermetic.digest import BlobDigest
 
-__all__ = ["Hashed", "Hit", "Needles", "hash_and_scan"]
+__all__ = ["NO_NEEDLES", "Hashed", "Hit", "Needles", "hash_and_scan"]
 
-READ = 1 << 20
+READ = 1 << 19  # a piece is looked at several times, so it should stay in the processor's cache
 _INLINE = 1 << 17  # up to here one read and bytes.find are the quickest
 
 
@@ -52,6 +53,9 @@ class Needles:
         return None
 
 
+NO_NEEDLES = Needles([])
+
+
 @functools.cache
 def _memmem() -> Callable[[int, int, bytes, int], int | None]:
     function = ctypes.CDLL(None).memmem
@@ -60,38 +64,72 @@ def _memmem() -> Callable[[int, int, bytes, int], int | None]:
     return function
 
 
-def hash_and_scan(descriptor: int, size: int, needles: Needles, advance: Callable[[int], None] | None = None) -> Hashed:
-    """BLAKE3, length and first forbidden string of an open file, read from its current offset to the end.
+def hash_and_scan(
+    descriptor: int,
+    size: int,
+    needles: Needles,
+    advance: Callable[[int], None] | None = None,
+    *,
+    idle_core: bool = False,
+) -> Hashed:
+    """BLAKE3, length and first forbidden string of an open file, read from its beginning to the end.
 
-    `size` is what the file is expected to hold; `advance` is told of every piece of bytes that is done.
+    `size` is what the file is expected to hold; `advance` is told of every piece of bytes that is done. With
+    `idle_core` a second thread looks for the strings: it reads the file once more, which only a free core makes cheap.
     """
     if size <= _INLINE:
-        data = os.read(descriptor, _INLINE + 1)
+        data = os.pread(descriptor, _INLINE + 1, 0)
         if len(data) == size:
             if advance is not None:
                 advance(size)
             return Hashed(BlobDigest(blake3(data).hexdigest()), size, needles.find(data))
-        os.lseek(descriptor, 0, os.SEEK_SET)
-    return _hash_large(descriptor, needles, advance)
+    if not idle_core:
+        return _read(descriptor, needles, advance)
+    with ThreadPoolExecutor(1, "hermetic-scan") as pool:
+        scan = pool.submit(_scan, descriptor, needles)
+        hashed = _read(descriptor, NO_NEEDLES, advance)
+        return hashed._replace(hit=scan.result())
 
 
-def _hash_large(descriptor: int, needles: Needles, advance: Callable[[int], None] | None) -> Hashed:
-    keep = needles.overlap
+def _read(descriptor: int, needles: Needles, advance: Callable[[int], None] | None) -> Hashed:
+    """Hash a file, and look through every piece while it is in the processor's cache."""
+    hasher, size, hit = blake3(), 0, None
+    for piece, window in _pieces(descriptor, needles.overlap):
+        hasher.update(piece)
+        if hit is None and needles.all:
+            found = needles.find_at(window.address, window.length)
+            hit = found and Hit(found.needle, size + len(piece) - window.length + found.offset)
+        size += len(piece)
+        if advance is not None:
+            advance(len(piece))
+    return Hashed(BlobDigest(hasher.hexdigest()), size, hit)
+
+
+def _scan(descriptor: int, needles: Needles) -> Hit | None:
+    size = 0
+    for piece, window in _pieces(descriptor, needles.overlap):
+        if (found := needles.find_at(window.address, window.length)) is not None:
+            return Hit(found.needle, size + len(piece) - window.length + found.offset)
+        size += len(piece)
+    return None
+
+
+class _Window(NamedTuple):
+    """A piece in memory, with the end of the one before in front of it."""
+
+    address: int
+    length: int
+
+
+def _pieces(descriptor: int, keep: int) -> Iterator[tuple[memoryview, _Window]]:
+    """The pieces of a file, each good until the next; no string of up to `keep` + 1 bytes hides across a border."""
     buffer = bytearray(keep + READ)
     address = ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
     view = memoryview(buffer)
-    fresh = view[keep:]
-    hasher, size, hit = blake3(), 0, None
-    while count := os.readv(descriptor, [fresh]):
-        hasher.update(fresh[:count])
-        if hit is None:
-            # What was kept of the last piece lies before the fresh one, so no string hides across the border.
-            before = min(keep, size)
-            found = needles.find_at(address + keep - before, before + count)
-            hit = found and Hit(found.needle, size - before + found.offset)
-        tail = min(keep, size + count)
+    offset = 0
+    while count := os.preadv(descriptor, [view[keep:]], offset):
+        before = min(keep, offset)
+        yield view[keep : keep + count], _Window(address + keep - before, before + count)
+        offset += count
+        tail = min(keep, offset)
         view[keep - tail : keep] = bytes(view[keep + count - tail : keep + count])
-        size += count
-        if advance is not None:
-            advance(count)
-    return Hashed(BlobDigest(hasher.hexdigest()), size, hit)

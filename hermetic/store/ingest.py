@@ -27,6 +27,8 @@ __all__ = ["Progress", "absorb", "check_targets", "close_folder", "close_folders
 Progress = Callable[[int, int], None]
 
 _LARGE = 1 << 22  # from here a thread of its own is worth its while
+_HUGE = 1 << 26  # and from here a second one
+_TELLING = 12  # a shorter path than this may occur in any text
 _KEPT_ATTRIBUTES = ("security.selinux", "security.ima", "security.evm")  # the system's own; nobody can drop them
 
 
@@ -89,6 +91,7 @@ class _Absorption:
         self._done = 0
         self._progress = progress
         self._counting = threading.Lock()
+        self._idle_cores = False
 
     def is_again(self, file: FileNode) -> bool:
         """Whether the same file was met under another name, with all of its names inside the tree.
@@ -110,7 +113,9 @@ class _Absorption:
         self._blobs.share(descriptor, file.name, file.digest, file.size, executable=file.executable)
 
     def files_in_parallel(self, files: list[tuple[FolderNode, FileNode]]) -> None:
-        workers = min(len(files), os.cpu_count() or 1)
+        cores = os.cpu_count() or 1
+        self._idle_cores = len(files) < cores
+        workers = min(len(files), cores)
         if workers < 2:
             for folder, file in files:
                 self._far_file(folder, file)
@@ -150,7 +155,8 @@ class _Absorption:
         if not stat.S_ISREG(before.st_mode) or before.st_size != file.size:
             raise _changed(path)
         try:
-            hashed = hash_and_scan(opened, file.size, self._needles, self._advance)
+            apart = self._idle_cores and file.size >= _HUGE
+            hashed = hash_and_scan(opened, file.size, self._needles, self._advance, idle_core=apart)
         except OSError as error:
             raise unreadable(path, error) from error
         after = os.fstat(opened)
@@ -249,5 +255,6 @@ def close_folder(opened: int) -> None:
 def store_needles(root: str, forbid: tuple[bytes, ...] = ()) -> Needles:
     """What no output may hold: Nix's store, this one under every name we know, and what the caller adds."""
     ours = {os.fsencode(root), os.fsencode(os.path.realpath(root))}
-    places = [name + folder for name in sorted(ours) for folder in (b"/store/", b"/tmp/")]
+    # Every further string costs a tenth of the speed of an ingest, so there is one for each name of the store.
+    places = [name + (b"/" if len(name) >= _TELLING else b"/store/") for name in sorted(ours)]
     return Needles([b"/nix/store/", *places, *forbid])

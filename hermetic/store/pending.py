@@ -7,7 +7,6 @@ another boot raise doubts.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterable
 
@@ -85,6 +84,8 @@ def sync_file_system(path: str) -> None:
 
     Raises `OSError` when something could not be written.
     """
+    import ctypes  # noqa: PLC0415  # only who has built something comes here
+
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         libc = ctypes.CDLL(None, use_errno=True)

@@ -4,52 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 
 from hermetic.digest import Key, hash_descriptor
-from hermetic.store import realisation
 from hermetic.store.checking import Hashes, differences
 from hermetic.store.layout import EPOCH_NS, Layout
 from hermetic.store.pending import Pending, sync_file_system
 from hermetic.store.realisation import Realisation
+from hermetic.store.records import keys, names_below, read_record
 from hermetic.store.removal import remove_tree
 from hermetic.store.syncpoint import reach
 
-__all__ = ["is_whole", "keys", "newest_first", "read_record", "records", "recover"]
+__all__ = ["is_whole", "recover"]
 
 _SLACK_NS = 3600 * 10**9  # how far the clock may have been set back while the lost run worked
-
-
-def read_record(layout: Layout, key: Key) -> Realisation | None:
-    """The record of `key`, whether or not its output is in place; None when there is none that can be read."""
-    try:
-        with open(layout.record(key), "rb") as file:
-            record = realisation.decode(file.read())
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-    return record if record.key == key else None
-
-
-def keys(layout: Layout) -> Iterator[Key]:
-    """Every key that has a record."""
-    for name in _below(layout.folder("realisations")):
-        try:
-            yield Key(name)
-        except ValueError:
-            continue
-
-
-def newest_first(layout: Layout) -> list[Key]:
-    """Every key that has a preimage, by when it was written."""
-    folder = layout.folder("derivations")
-    found = [(os.stat(f"{folder}/{name[:2]}/{name}").st_mtime_ns, name) for name in _below(folder)]
-    return [Key(name) for _, name in sorted(found, reverse=True)]
-
-
-def records(layout: Layout) -> Iterator[Realisation]:
-    for key in keys(layout):
-        if (record := read_record(layout, key)) is not None:
-            yield record
 
 
 def is_whole(layout: Layout, record: Realisation) -> bool:
@@ -90,7 +57,7 @@ def _drop(layout: Layout, key: Key, record: Realisation | None) -> None:
 
 def _drop_blobs(layout: Layout, since: int) -> None:
     """Unlink the blobs, linked at or after `since`, that are not what their names say."""
-    for name in list(_below(layout.folder("blobs"))):
+    for name in list(names_below(layout.folder("blobs"))):
         path = f"{layout.root}/blobs/{name[:2]}/{name}"
         try:
             status = os.lstat(path)
@@ -106,12 +73,3 @@ def _is_blob(path: str, name: str, status: os.stat_result) -> bool:
         return False
     with open(path, "rb", buffering=0) as file:
         return hash_descriptor(file.fileno())[0].hex == name.removesuffix(".x")
-
-
-def _below(folder: str) -> Iterator[str]:
-    """Names two levels down."""
-    for prefix in sorted(os.listdir(folder)):
-        try:
-            yield from sorted(os.listdir(f"{folder}/{prefix}"))
-        except NotADirectoryError:
-            continue

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +13,10 @@ from hermetic.digest import Key, ResolvedKey, TreeDigest
 from hermetic.errors import Domain, HermeticError
 from hermetic.store import layout as layouts
 from hermetic.store import manifest as manifests
-from hermetic.store import recovery
+from hermetic.store import records
 from hermetic.store.faults import storing
 from hermetic.store.layout import Layout
-from hermetic.store.locks import KeyLock
+from hermetic.store.locks import KeyLock, hold
 from hermetic.store.pending import Pending
 from hermetic.store.realisation import Realisation
 from hermetic.store.walk import Limits
@@ -82,7 +80,7 @@ class Store:
 
     def realisation(self, key: Key) -> Realisation | None:
         """What `key` became, if its output is in place and can be believed."""
-        record = recovery.read_record(self.layout, key)
+        record = records.read_record(self.layout, key)
         if record is None or not os.path.isdir(self.layout.output(key, record.name)):
             return None
         return record if self._is_sure(record) else None
@@ -91,6 +89,8 @@ class Store:
         if record.run not in self.pending.of_other_boots():
             return True
         if self._believed.get(record.key) != record.run:
+            from hermetic.store import recovery  # noqa: PLC0415  # hardly ever
+
             if not recovery.is_whole(self.layout, record):
                 return False
             self._believed[record.key] = record.run
@@ -147,7 +147,7 @@ class Store:
     def _matching(self, text: str) -> Iterator[Key]:
         hexadecimal = _HEX.fullmatch(text) is not None
         base32 = match[1] if (match := _BASE32.fullmatch(text)) else None
-        for key in recovery.keys(self.layout):
+        for key in records.keys(self.layout):
             if (hexadecimal and key.hex.startswith(text)) or (base32 and key.base32.startswith(base32)):
                 yield key
 
@@ -162,7 +162,7 @@ class Store:
 
     def preimages(self) -> Iterator[tuple[Key, dict[str, Value]]]:
         """Every derivation that was ever realised here, the newest first, whether or not its output is still there."""
-        for key in recovery.newest_first(self.layout):
+        for key in records.newest_first(self.layout):
             preimage = self.preimage(key)
             if preimage is not None:
                 yield key, preimage
@@ -182,16 +182,15 @@ class Store:
         with storing(str(self.root)):
             sweep(self.layout)
             if self.pending.of_other_boots():
-                with self._recovering():
-                    recovery.recover(self.layout, self.pending)
+                self._recover()
         return Run(self)
 
-    @contextmanager
-    def _recovering(self) -> Iterator[None]:
-        descriptor = os.open(f"{self.root}/locks/recovery", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def _recover(self) -> None:
+        from hermetic.store.recovery import recover  # noqa: PLC0415
+
+        descriptor = hold(f"{self.root}/locks/recovery")
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            recover(self.layout, self.pending)
         finally:
             os.close(descriptor)
 

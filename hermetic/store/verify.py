@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from hermetic.store import manifest, realisation
 from hermetic.store.checking import Hashes, differences
 from hermetic.store.layout import Layout
 from hermetic.store.realisation import Realisation
-from hermetic.store.recovery import keys as every_key
-from hermetic.store.recovery import read_record
+from hermetic.store.records import keys as every_key
+from hermetic.store.records import read_record
 from hermetic.store.walk import OPEN_FILE
 
 __all__ = ["Problem", "verify"]
@@ -43,15 +44,28 @@ def verify(
             found.append(Problem(key, Path(layout.record(key)), problem))
         if record is not None:
             records.append(record)
-    hashes, done, total = Hashes(), 0, sum(record.size for record in records)
+    hashes = Hashes(progress and _Tally(progress, sum(record.size for record in records)).add)
     for record in records:
         found += _one(layout, record, hashes)
-        done += record.size
-        if progress is not None:
-            progress(done, total)
     if wanted is None:
         found += _blobs(layout, hashes)
     return found
+
+
+class _Tally:
+    """Adds up what several threads have read."""
+
+    def __init__(self, progress: Callable[[int, int], None], total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+        self._guard = threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._guard:
+            # Blobs that no output uses come on top of what was foreseen.
+            self._done = min(self._done + count, self._total)
+            self._progress(self._done, self._total)
 
 
 def _record(layout: Layout, key: Key) -> tuple[Realisation | None, str | None]:

@@ -364,8 +364,8 @@ class TestRefused:
     def test_a_file_that_changes_meanwhile(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         original = ingest.hash_and_scan
 
-        def hash_then_write(descriptor: int, *more: Any) -> Any:
-            hashed = original(descriptor, *more)
+        def hash_then_write(descriptor: int, *more: Any, **options: Any) -> Any:
+            hashed = original(descriptor, *more, **options)
             writer = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY)
             os.pwrite(writer, b"X", 0)
             os.utime(writer, ns=(1, 1))
@@ -379,7 +379,7 @@ class TestRefused:
         assert caught.value.reason == "output-changed"
 
     def test_a_file_that_cannot_be_read(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        def broken(*_: object) -> Any:
+        def broken(*_: object, **__: object) -> Any:
             raise OSError(5, "Input/output error")
 
         with monkeypatch.context() as patch:

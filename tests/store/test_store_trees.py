@@ -105,25 +105,36 @@ class TestScanning:
 
     @ours
     @given(
-        st.integers(0, 3 << 20), st.sampled_from([b"/nix/store/", b"ab", b"x" * 300]), st.booleans(), st.integers(0, 64)
+        st.integers(0, 3 << 20),
+        st.sampled_from([b"/nix/store/", b"ab", b"x" * 300]),
+        st.booleans(),
+        st.integers(0, 64),
+        st.booleans(),
     )
-    def test_needle_in_zeros(self, offset: int, needle: bytes, present: bool, after: int) -> None:
+    def test_needle_in_zeros(self, offset: int, needle: bytes, present: bool, after: int, idle_core: bool) -> None:
         data = bytes(offset) + (needle if present else needle[:-1]) + bytes(after)
         with tempfile.TemporaryFile() as file:
             file.write(data)
             file.flush()
-            file.seek(0)
-            found = hash_and_scan(file.fileno(), len(data), Needles([b"never there", needle]))
+            needles = Needles([b"never there", needle])
+            seen: list[int] = []
+            found = hash_and_scan(file.fileno(), len(data), needles, seen.append, idle_core=idle_core)
         assert found.digest == hash_bytes(data)
-        assert found.size == len(data)
+        assert found.size == len(data) == sum(seen)
         assert found.hit == ((needle, offset) if present else None)
+
+    def test_no_needles(self) -> None:
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(3 << 20))
+            file.flush()
+            assert hash_and_scan(file.fileno(), 3 << 20, Needles([])).digest == hash_bytes(bytes(3 << 20))
 
     def test_a_needle_is_not_found_in_what_was_read_before(self) -> None:
         # The overlap must never join the end of one piece with anything but the beginning of the next.
         data = b"/nix/stor" + bytes(1 << 20) + b"e/" + bytes(1 << 20)
         with tempfile.TemporaryFile() as file:
             file.write(data)
-            file.seek(0)
+            file.flush()
             assert hash_and_scan(file.fileno(), len(data), Needles([b"/nix/store/"])).hit is None
 
 

@@ -296,3 +296,13 @@ class TestRuns:
             with run.workspace() as workspace:
                 fill(workspace.path, {"a": b""})
             assert not workspace.path.exists()
+
+
+def test_preimages_come_newest_first_and_outlive_their_outputs(bench: Bench) -> None:
+    one, two = bench.make({}, "one"), bench.make({"a": b""}, "two")
+    os.utime(bench.store.layout.preimage(one.key), (2, 2))
+    os.utime(bench.store.layout.preimage(two.key), (1, 1))
+    (bench.store.root / "derivations" / "stray").touch()
+    (bench.store.root / "derivations" / one.key.hex[:2] / "stray").touch()
+    os.unlink(bench.store.layout.record(one.key))
+    assert list(bench.store.preimages()) == [(one.key, {"name": "one"}), (two.key, {"name": "two"})]
