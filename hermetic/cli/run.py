@@ -33,7 +33,7 @@ def command(
         with listener(session.store, as_json=False) as display:
             realise(session.evaluated, session.store, Options(indexes=indexes()), display)
     parameters: dict[str, Value] = {"prompt": prompt, "max_new_tokens": max_new_tokens, "system": system}
-    ask(session.evaluated, session.store, parameters, _write, indexes())
+    ask(session.evaluated, session.store, parameters, _write, indexes(), session.memo)
     sys.stdout.write("\n")
 
 

@@ -11,6 +11,8 @@ from hermetic.derivation import Derivation
 from hermetic.errors import Domain, HermeticError
 from hermetic.realise.evaluated import Evaluated
 from hermetic.realise.launcher import Launcher, Program
+from hermetic.recipe import Memo
+from hermetic.sandbox.environments import identify
 from hermetic.sandbox.plan import Limits
 from hermetic.store import Run, Store
 
@@ -23,6 +25,7 @@ def ask(
     parameters: Mapping[str, Value],
     write: Callable[[bytes], None],
     indexes: Mapping[str, str],
+    memo: Memo,
 ) -> None:
     """Put `parameters` to the runner of the target stage, whose output is realised, and give its answer to `write`.
 
@@ -35,21 +38,22 @@ def ask(
         hint = f"these can be run: {', '.join(engines)}" if engines else None
         raise HermeticError(Domain.USAGE, "nothing-to-run", f"stage {target.name!r} is no engine", hint=hint)
     with store.begin() as run:
-        asyncio.run(_ask(evaluated, target, store, run, parameters, write, indexes))
+        asyncio.run(_ask(target, store, run, parameters, write, indexes, memo))
 
 
 async def _ask(
-    evaluated: Evaluated,
     target: Derivation,
     store: Store,
     run: Run,
     parameters: Mapping[str, Value],
     write: Callable[[bytes], None],
     indexes: Mapping[str, str],
+    memo: Memo,
 ) -> None:
     run.lease([target.key])
-    launcher = Launcher(run, evaluated.identities, indexes)
-    mounts = await launcher.environment(target.stage.environment, lambda *_: None)
+    environment = target.stage.run_environment
+    launcher = Launcher(run, {environment: identify(environment, memo)}, indexes)
+    mounts = await launcher.environment(environment, lambda *_: None)
     files = target.stage.runner_files()
     program = Program(target.name, files, parameters, {"engine": str(store.path(target.key, target.name))})
     errors = os.memfd_create("errors", os.MFD_CLOEXEC)

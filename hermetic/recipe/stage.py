@@ -128,6 +128,11 @@ class Stage(BaseModel):
         """Path of each program file by the name it has under ``/build/program``; the first one is run."""
         return {name: os.path.join(self._folder, name) for name in self.programs}
 
+    @property
+    def run_environment(self) -> Environment:
+        """What ``hermetic run`` starts the result in."""
+        return self.environment
+
     def runner_files(self) -> dict[str, str]:
         """As `program_files`, for what ``hermetic run`` starts."""
         return {name: os.path.join(self._folder, name) for name in self.runner}
