@@ -10,14 +10,15 @@ from hermetic.digest import TreeDigest, TreeEntry, tree_digest
 from hermetic.errors import Domain, HermeticError
 from hermetic.recipe.environments import Host
 from hermetic.recipe.memo import Memo
-from hermetic.sandbox.plan import Mount
+from hermetic.sandbox import abi
+from hermetic.sandbox.plan import Mount, is_within
 
 if TYPE_CHECKING:
     from hermetic.canonical import Value
 
 __all__ = ["command", "mounts", "value"]
 
-_OURS: Final = ("/build", "/proc", "/dev", "/sys", "/tmp", "/etc/passwd", "/etc/group", "/etc/hosts")  # noqa: S108
+_OURS: Final = ("/build", "/proc", "/dev", "/sys", *(f"/etc/{name}" for name in abi.ETC))
 
 
 def value(environment: Host, memo: Memo) -> dict[str, Value]:
@@ -42,8 +43,9 @@ def _checked(path: str) -> str:
     if os.path.normpath(path) != path.rstrip("/") or not path.startswith("/") or path == "/":
         message = f"Host lists {path!r}; each path is absolute, without dots, and not the whole machine"
         raise HermeticError(Domain.RECIPE, "host-path-invalid", message)
-    if any(path == ours or path.startswith(f"{ours}/") for ours in _OURS):
-        raise HermeticError(Domain.RECIPE, "host-path-invalid", f"Host lists {path!r}, where the sandbox has its own")
+    if any(is_within(path, ours) or is_within(ours, path) for ours in _OURS):
+        message = f"Host lists {path!r}, where the sandbox has files of its own"
+        raise HermeticError(Domain.RECIPE, "host-path-invalid", message, hint="list only what a stage needs of it")
     if not os.path.exists(path):
         hint = "install what provides it, or take it off the list"
         raise HermeticError(Domain.RECIPE, "host-path-missing", f"Host lists {path}, which does not exist", hint=hint)

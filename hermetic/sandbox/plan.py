@@ -8,7 +8,7 @@ from typing import Final
 
 from hermetic.sandbox import abi
 
-__all__ = ["Inline", "LaunchPlan", "Limits", "Mount"]
+__all__ = ["Inline", "LaunchPlan", "Limits", "Mount", "is_within"]
 
 _FIRST_DESCRIPTOR: Final = 10  # of a printed command: clear of the shell's own
 
@@ -130,11 +130,17 @@ class LaunchPlan:
             yield "--bind", f"{self.workspace}/{name}", f"{abi.BUILD}/{name}"
 
     def _links(self) -> Iterator[tuple[str, str]]:
-        """A stage's own mount at one of our places wins (a `Host` may list ``/var``)."""
-        taken = {mount.target for mount in self.mounts}
+        """A mount at one of our places, below or above it wins (a `Host` may list ``/var`` or ``/tmp/tool``)."""
+        targets = [mount.target for mount in self.mounts]
         for place, text in {**abi.SYMLINKS, **self.symlinks}.items():
-            if place not in taken and self.root is None:
+            taken = any(is_within(place, target) or is_within(target, place) for target in targets)
+            if not taken and self.root is None:
                 yield place, text
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or lies in it."""
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def _permissions(file: Inline) -> list[str]:

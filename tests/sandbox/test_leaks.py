@@ -46,7 +46,7 @@ def planted(place: Path) -> Iterator[dict[str, object]]:
     data.mkdir()
     (data / "file").write_text("input")
     (data / "outward").symlink_to(secret)
-        libc = ctypes.CDLL(None, use_errno=True)
+    libc = ctypes.CDLL(None, use_errno=True)
     segment = libc.shmget(0, 4096, 0o1666)
     name = f"hermetic-leak-{os.getpid()}"
     with (

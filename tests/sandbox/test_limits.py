@@ -1,0 +1,93 @@
+"""Memory, processes, shared memory: what a stage gets, and what is said when it wants more."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from sandbox_harness import Driver
+
+from hermetic.sandbox import cgroup, launch
+from hermetic.sandbox.environments import EnvironmentMounts
+from hermetic.sandbox.plan import Limits
+
+HOG = """
+blocks = []
+for _ in range(64):
+    blocks.append(bytearray(b"x" * (8 << 20)))
+"""
+
+FORKS = """
+import os, sys, time
+count = 0
+try:
+    while count < 200:
+        if os.fork() == 0:
+            time.sleep(60)
+        count += 1
+except BlockingIOError:
+    pass
+print(count)
+"""
+
+
+def test_too_much_memory(driver: Driver, bare_python: EnvironmentMounts) -> None:
+    done = driver.python_stage(bare_python, HOG, limits={"memory_mb": 128})["exit"]
+    assert done["limited_by"] in {"cgroup", "rlimit"}
+    if done["limited_by"] == "cgroup":
+        assert done["oom"]
+        assert (done["status"], done["signal"]) == (None, 9)
+    else:
+        assert done["status"] == 1  # MemoryError
+        assert not done["oom"]
+
+
+def test_enough_memory(driver: Driver, bare_python: EnvironmentMounts) -> None:
+    done = driver.python_stage(bare_python, HOG, limits={"memory_mb": 1024})["exit"]
+    assert (done["status"], done["oom"]) == (0, False)
+
+
+def test_too_many_processes(driver: Driver, bare_python: EnvironmentMounts) -> None:
+    done = driver.python_stage(bare_python, FORKS, limits={"processes": 20})
+    assert done["exit"]["status"] == 0, done["log"]
+    assert int(done["log"]) < 20
+
+
+def test_no_limit_is_said_as_that(driver: Driver, bare_python: EnvironmentMounts) -> None:
+    assert driver.python_stage(bare_python, "")["exit"]["limited_by"] == ""
+
+
+def test_shared_memory_has_its_size(driver: Driver, bare_python: EnvironmentMounts) -> None:
+    program = "open('/dev/shm/x', 'wb').write(b'x' * (3 << 20))"
+    done = driver.python_stage(bare_python, program, limits={"shm_mb": 2})
+    assert done["exit"]["status"] == 1
+    assert "No space left on device" in done["log"]
+    assert driver.python_stage(bare_python, program, limits={"shm_mb": 4})["exit"]["status"] == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a control group of our own")
+def test_groups_are_removed(driver: Driver, bare_python: EnvironmentMounts) -> None:
+    group = cgroup.make(Limits(memory_mb=100, processes=10))
+    if group is None:
+        pytest.skip("needs a control group of our own")
+    folders = [Path(folder) for folder in group.folders]
+    assert all(folder.is_dir() for folder in folders)
+    group.close()
+    assert not any(folder.exists() for folder in folders)
+    driver.python_stage(bare_python, HOG, limits={"memory_mb": 128, "processes": 50})
+    left = [name for folder in folders for name in os.listdir(folder.parent) if name.startswith("hermetic-")]
+    assert left == []
+
+
+def test_fallback_limits_are_never_above_what_is_granted() -> None:
+    for which, (soft, hard) in launch.resource_limits(Limits(memory_mb=10, processes=10), grouped=False):
+        granted = launch.resource.getrlimit(which)[1]
+        assert granted == -1 or -1 < hard <= granted
+        assert hard == -1 or -1 < soft <= hard
+
+
+def test_a_group_takes_the_place_of_the_fallback() -> None:
+    data = launch.resource.RLIMIT_DATA
+    assert dict(launch.resource_limits(Limits(memory_mb=10), grouped=False))[data] == (10 << 20, 10 << 20)
+    assert dict(launch.resource_limits(Limits(memory_mb=10), grouped=True))[data] != (10 << 20, 10 << 20)
