@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from hermetic.errors import Domain, HermeticError
+from hermetic.sandbox.together import together
 
 __all__ = ["compile_tree"]
 
@@ -42,10 +43,8 @@ async def compile_tree(folder: str, shown: str, executable: str) -> None:
     """
     names = sorted(_modules(folder, ""))
     busy = asyncio.Semaphore(len(os.sched_getaffinity(0)))
-    async with asyncio.TaskGroup() as group:
-        for first in range(_SLICES):
-            if names[first::_SLICES]:
-                group.create_task(_compile(names[first::_SLICES], folder, shown, executable, busy))
+    slices = [names[first::_SLICES] for first in range(_SLICES)]
+    await together(_compile(each, folder, shown, executable, busy) for each in slices if each)
 
 
 def _modules(folder: str, below: str) -> Iterator[str]:

@@ -145,7 +145,7 @@ def _check(facts: dict[str, str]) -> None:
 def stdlib_folders(interpreter: Interpreter) -> Iterator[str]:
     """The folders that `stdlib_files` looks into: a module that is added shows in their time stamps."""
     folders = {os.path.dirname(name) for name, _ in stdlib_files(interpreter)}
-    return (os.path.join(interpreter.stdlib, folder) for folder in sorted(folders))
+    return (os.path.join(interpreter.stdlib, folder).rstrip("/") for folder in sorted(folders))
 
 
 def stdlib_files(interpreter: Interpreter) -> Iterator[tuple[str, str]]:

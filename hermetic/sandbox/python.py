@@ -20,6 +20,7 @@ from hermetic.sandbox import abi, interpreter, libraries
 from hermetic.sandbox.bytecode import compile_tree
 from hermetic.sandbox.interpreter import Interpreter
 from hermetic.sandbox.plan import Mount
+from hermetic.sandbox.together import together
 from hermetic.sandbox.trees import Assembly
 
 if TYPE_CHECKING:
@@ -95,9 +96,7 @@ async def materialise(
         _Tree("system-libraries", SYSTEM, _preimage("system", parts), functools.partial(_make_system, parts)),
         _Tree("wheels", WHEELS, _preimage("wheels", parts), functools.partial(_make_wheels, parts, tell, indexes)),
     )
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_realise(tree, run, store)) for tree in trees]
-    return tuple(task.result() for task in tasks)
+    return tuple(await together(_realise(tree, run, store) for tree in trees))
 
 
 @dataclass(frozen=True)

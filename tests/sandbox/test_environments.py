@@ -20,7 +20,7 @@ from hermetic.sandbox.environments import EnvironmentMounts
 from hermetic.store import Store
 
 IDNA = "idna==3.10 --hash=sha256:946d195a0d259cbba61165e88e65941f16e9b36ea6ddb97f00452bae8b1287d3"
-SIX = "six==1.17.0 --hash=sha256:4721f391ed90541fddacab5a946aa0d3dc7d27b2e1e8eda2be8970586c3d8274"
+SIX = "six==1.17.0 --hash=sha256:4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274"
 
 
 def environment(folder: Path, text: str = "", **more: str) -> PythonEnv:
@@ -95,6 +95,15 @@ def test_a_bad_lock_is_named_with_its_line(tmp_path: Path) -> None:
         environments.identify(environment(tmp_path, "# one\n-e .\n"), Memo())
     assert (caught.value.domain, caught.value.reason) == (Domain.RECIPE, "lock-editable")
     assert "wheels.lock:2:" in caught.value.message
+
+
+def test_a_wrong_hash_is_told_as_that(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"), create=True)
+    with pytest.raises(HermeticError) as caught:
+        materialise(environment(tmp_path, f"{SIX[:-4]}0000"), store)
+    assert (caught.value.domain, caught.value.reason) == (Domain.HASH, "wheel-mismatch")
+    assert not any(name.endswith("-wheels") for name in os.listdir(store.layout.folder("store")))
+    assert os.listdir(store.layout.folder("tmp")) == []
 
 
 MODULES = "asyncio bz2 ctypes decimal hashlib json lzma multiprocessing socket sqlite3 ssl unittest uuid zlib zoneinfo"
