@@ -1,7 +1,8 @@
 """``blobs/``: one more hard link to every distinct file, so that equal files are stored once.
 
-A blob is a hint. It is never believed by its name: it is used only while its size, mode and time are those that the
-store gave it, and what a crashed machine left is looked at before anything is used (`hermetic.store.recovery`).
+A blob is a hint. It is never believed by its name: before a file is replaced by it, its size, mode and time must be
+those that the store gave it, and its bytes are hashed again. Otherwise a file that rotted, or that somebody changed
+through one output, would come back with every rebuild.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import stat
 
 from hermetic.digest import BlobDigest
 from hermetic.store.copying import canonical_mode, clone
+from hermetic.store.hashing import NO_NEEDLES, hash_and_scan
 from hermetic.store.layout import EPOCH_NS, Layout
 from hermetic.store.syncpoint import reach
 from hermetic.store.walk import OPEN_FILE
@@ -44,7 +46,7 @@ class Blobs:
                 self._offer(folder, name, blob)
                 self.made.append(blob)
             except FileExistsError:
-                if not self._take(folder, name, blob, size, executable=executable):
+                if not self._take(folder, name, blob, digest, size, executable=executable):
                     continue
             except OSError as error:
                 if error.errno not in _CANNOT_LINK and error.errno != errno.EMLINK:
@@ -60,7 +62,7 @@ class Blobs:
             os.makedirs(os.path.dirname(blob), exist_ok=True)
             os.link(name, blob, src_dir_fd=folder, follow_symlinks=False)
 
-    def _take(self, folder: int, name: bytes, blob: str, size: int, *, executable: bool) -> bool:
+    def _take(self, folder: int, name: bytes, blob: str, digest: BlobDigest, size: int, *, executable: bool) -> bool:
         """Replace the file by its blob, or a blob that cannot be used by the file; False when the blob is gone."""
         try:
             status = os.lstat(blob)
@@ -69,7 +71,8 @@ class Blobs:
         ours = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if os.path.samestat(status, ours):
             return True
-        if not _plausible(status, size, canonical_mode(executable=executable), ours.st_uid):
+        mode = canonical_mode(executable=executable)
+        if not (_plausible(status, size, mode, ours.st_uid) and _holds(blob, digest, size)):
             return self._replace(folder, name, blob)
         temporary = os.urandom(8).hex()
         try:
@@ -125,6 +128,19 @@ class Blobs:
             except FileNotFoundError:
                 continue
         self.made.clear()
+
+
+def _holds(blob: str, digest: BlobDigest, size: int) -> bool:
+    try:
+        opened = os.open(blob, OPEN_FILE)
+    except OSError:
+        return False
+    try:
+        return hash_and_scan(opened, size, NO_NEEDLES).digest == digest
+    except OSError:  # it cannot be read any more; ours can
+        return False
+    finally:
+        os.close(opened)
 
 
 def _plausible(status: os.stat_result, size: int, mode: int, owner: int) -> bool:

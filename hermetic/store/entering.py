@@ -18,6 +18,7 @@ from hermetic.store import manifest, realisation
 from hermetic.store.blobs import Blobs
 from hermetic.store.copying import copy_tree
 from hermetic.store.faults import storing
+from hermetic.store.hashing import Needles
 from hermetic.store.ingest import (
     Progress,
     absorb,
@@ -25,7 +26,6 @@ from hermetic.store.ingest import (
     close_folder,
     close_folders,
     open_top,
-    store_needles,
 )
 from hermetic.store.layout import write_atomic
 from hermetic.store.realisation import Realisation
@@ -61,12 +61,9 @@ class Entrance:
         self._resolved = resolved
         self._output = self._layout.output(key, name)
 
-    def ingest(
-        self, tree: str, record: dict[str, Any], forbid: tuple[bytes, ...], progress: Progress | None
-    ) -> Realisation:
+    def ingest(self, tree: str, record: dict[str, Any], needles: Needles, progress: Progress | None) -> Realisation:
         if (existing := self._store.realisation(self._key)) is not None:
             return existing
-        needles = store_needles(self._layout.root, forbid)
         with self._scratch() as (scratch, descriptor):
             top = open_top(tree)
             try:

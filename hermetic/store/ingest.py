@@ -10,7 +10,7 @@ import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
@@ -22,7 +22,7 @@ from hermetic.store.hashing import Hit, Needles, hash_and_scan
 from hermetic.store.layout import EPOCH_NS
 from hermetic.store.walk import OPEN_FILE, OPEN_FOLDER, Descent, FileNode, FolderNode, Survey, unreadable
 
-__all__ = ["Progress", "absorb", "check_targets", "close_folder", "close_folders", "open_top", "store_needles"]
+__all__ = ["Progress", "absorb", "check_targets", "close_folder", "close_folders", "open_top", "store_names"]
 
 Progress = Callable[[int, int], None]
 
@@ -252,9 +252,9 @@ def close_folder(opened: int) -> None:
     os.utime(opened, ns=(EPOCH_NS, EPOCH_NS))
 
 
-def store_needles(root: str, forbid: tuple[bytes, ...] = ()) -> Needles:
+def store_names(root: str, forbid: Sequence[bytes] = ()) -> tuple[bytes, ...]:
     """What no output may hold: Nix's store, this one under every name we know, and what the caller adds."""
     ours = {os.fsencode(root), os.fsencode(os.path.realpath(root))}
     # Every further string costs a tenth of the speed of an ingest, so there is one for each name of the store.
     places = [name + (b"/" if len(name) >= _TELLING else b"/store/") for name in sorted(ours)]
-    return Needles([b"/nix/store/", *places, *forbid])
+    return (b"/nix/store/", *places, *forbid)

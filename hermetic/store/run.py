@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Self
 from hermetic.digest import Key, ResolvedKey
 from hermetic.store.entering import Entrance
 from hermetic.store.faults import storing
-from hermetic.store.ingest import Progress
+from hermetic.store.hashing import Needles
+from hermetic.store.ingest import Progress, store_names
 from hermetic.store.locks import collector_locked_out, hold, is_held
 from hermetic.store.pending import sync_file_system
 from hermetic.store.realisation import Realisation
@@ -68,6 +69,11 @@ class Run:
             self._lease = hold(self._lease_path)
         reach("run.after-lease")
 
+    @property
+    def store(self) -> Store:
+        """The store that this is a run of."""
+        return self._store
+
     def lease(self, keys: Iterable[Key]) -> None:
         """Keep the paths of `keys` from the collector until this run ends, whether or not they exist yet.
 
@@ -109,12 +115,14 @@ class Run:
         impure: bool = False,
         build: str = "",
         forbid: Sequence[bytes] = (),
+        verbatim: bool = False,
         progress: Progress | None = None,
     ) -> Realisation:
         """Make the folder `tree` the realised output of `key`. Call it with the key's lock held.
 
         A tree in one of the store's workspaces is moved; any other is copied and left as it was. Nothing may be
-        writing to it. `forbid` adds strings that may occur in no file, `progress` is told bytes done and bytes in all,
+        writing to it. No file may name a path of a store; `forbid` adds strings, and `verbatim` lets only these
+        count, for what was brought from outside (a source, wheels). `progress` is told bytes done and bytes in all,
         from any thread. A key that is realised already keeps its output, and `tree` stays.
 
         Raises `HermeticError`: build/output-… when the tree may not enter a store (it is then left where it is, its
@@ -123,7 +131,8 @@ class Run:
         self.mark()
         record = {"references": tuple(references), "platform": dict(platform or {}), "impure": impure, "build": build}
         entrance = Entrance(self._store, self.id, key, name, preimage, resolved)
-        return entrance.ingest(str(tree), record, tuple(forbid), progress)
+        forbidden = tuple(forbid) if verbatim else store_names(self._layout.root, forbid)
+        return entrance.ingest(str(tree), record, Needles(forbidden), progress)
 
     def adopt(
         self,

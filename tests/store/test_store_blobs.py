@@ -32,16 +32,24 @@ def test_a_blob_is_named_by_its_bytes_and_executable_bit(bench: Bench) -> None:
     assert len(blob_of(bench, path / "config.json").name) == 64
 
 
+def rot(blob: Path) -> None:
+    """Other bytes, everything else as it was: what a bad disk leaves."""
+    blob.write_bytes(b"CONTENT")
+    blob.chmod(0o444)
+    os.utime(blob, (315_532_800, 315_532_800))
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
         lambda blob: blob.write_bytes(b"CONTENT"),
         lambda blob: blob.write_bytes(b"con"),
         lambda blob: (blob.write_bytes(b"CONTENT"), blob.chmod(0o444), os.utime(blob, (0, 0))),
+        rot,
         lambda blob: blob.unlink(),
         lambda blob: (blob.unlink(), blob.symlink_to("/etc/passwd")),
     ],
-    ids=["rewritten", "truncated", "another time", "gone", "a symlink"],
+    ids=["rewritten", "truncated", "another time", "rotten", "gone", "a symlink"],
 )
 def test_a_blob_that_was_touched_is_not_used(bench: Bench, first: Path, spoil: Callable[[Path], object]) -> None:
     blob = blob_of(bench, first)
@@ -144,3 +152,14 @@ class TestAdoption:
         record, other = bench.make(SMALL), bench.make({"b": b""}, "other")
         with bench.store.begin() as run:
             assert run.adopt(record, key=other.key, name="other", preimage={}, resolved=None) == other
+
+
+def test_a_damaged_output_is_mended_by_building_it_again(bench: Bench) -> None:
+    record = bench.make(SMALL)
+    file = bench.path(record) / "a"
+    file.chmod(0o644)
+    rot(file)
+    assert bench.store.verify()
+    os.unlink(bench.store.layout.record(record.key))
+    assert bench.make(SMALL).tree == record.tree
+    assert bench.store.verify() == []

@@ -417,3 +417,8 @@ class TestStorePaths:
 
     def test_near_misses_pass(self, bench: Bench) -> None:
         assert bench.make({"a": b"/nix/stor" + bytes(2 << 20) + b"e/", "b": b"nix/store"}).size > 0
+
+    def test_what_comes_from_outside_may_say_what_it_likes(self, bench: Bench) -> None:
+        tree = {"a": b"/nix/store/x", "b": b"secret", "c": Link("x/nix/store/")}
+        assert reason(bench, tree, verbatim=True, forbid=[b"secret"]) == "output-store-path"
+        assert bench.make(tree, "other", verbatim=True).size == 18
