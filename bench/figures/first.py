@@ -29,7 +29,7 @@ def measure(place: Place) -> Iterator[Row]:
 
 def locks(place: Place) -> list[Path]:
     """The wheel locks that the stage library ships."""
-    return sorted((place.repository / "hermetic" / "llm" / "locks").glob("*.txt"))
+    return sorted((place.repository / "hermetic" / "llm" / "locks").glob("openvino-*.txt"))
 
 
 def install(place: Place, lock: Path, target: Path) -> Command:

@@ -37,7 +37,7 @@ def test_the_recipe_in_it_is_the_recipe(readme: str, repository: Path) -> None:
 
 
 def test_the_overview_names_every_command_and_no_other(readme: str) -> None:
-    named = [re.findall(r"`hermetic (\w+)", row[0]) for row in table(readme, "Commands")]
+    named = [re.findall(r"`hermetic ([\w-]+)", row[0]) for row in table(readme, "Commands")]
     assert sorted(verb for verbs in named for verb in verbs) == sorted(VERBS)
 
 
