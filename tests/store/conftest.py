@@ -171,12 +171,19 @@ def start_script(
     prelude = _PRELUDE.format(tests=str(Path(__file__).parent), nobody=nobody, uid=NOBODY)
     return subprocess.Popen(
         [sys.executable, "-c", prelude + textwrap.dedent(body), *map(str, arguments)],
-        env=dict(os.environ) | {"PYTHONPATH": str(REPOSITORY)} | dict(env or {}),
+        env=environment() | dict(env or {}),
         cwd="/",
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def environment() -> dict[str, str]:
+    """Ours, in which `hermetic` is the one of this checkout."""
+    return dict(os.environ) | {
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    }
 
 
 def names_below(folder: Path) -> list[str]:

@@ -28,7 +28,7 @@ trees = st.recursive(
     lambda inner: st.dictionaries(names, st.one_of(leaves, inner), max_size=4),
     max_leaves=12,
 )
-ours = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+ours = settings(max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def read(tree: dict[str, Any]) -> tuple[TreeDigest, bytes]:

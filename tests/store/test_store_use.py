@@ -9,12 +9,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import ENGINE, REPOSITORY, Bench, Script, fill, key_of, resolved_of, start_script
+from conftest import ENGINE, REPOSITORY, Bench, Script, environment, fill, key_of, resolved_of, start_script
 
 import hermetic.store
 from hermetic.digest import Key
 from hermetic.errors import Domain, HermeticError
-from hermetic.store import Root, Store, peek
+from hermetic.store import Root, Store, peek, remove_tree
 from hermetic.store.locks import is_held
 
 
@@ -71,7 +71,7 @@ class TestFinding:
 
     def test_a_lost_output_resolves_nothing(self, bench: Bench) -> None:
         record = bench.make(ENGINE, resolved=resolved_of("x"))
-        os.rename(bench.path(record), bench.store.root / "trash/x")
+        remove_tree(str(bench.path(record)))
         assert bench.store.resolved(resolved_of("x")) == []
 
     @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "-x", "a b", "é", "x" * 212])
@@ -88,7 +88,7 @@ class TestPeek:
         assert peek.realised(root, record.key.hex, "engine")
         assert not peek.realised(root, record.key.hex, "other")
         assert not peek.realised(root, key_of("x").hex, "engine")
-        os.rename(bench.path(record), bench.store.root / "trash/x")
+        remove_tree(str(bench.path(record)))
         assert not peek.realised(root, record.key.hex, "engine")
         assert not peek.realised(root + "/none", record.key.hex, "engine")
 
@@ -116,7 +116,7 @@ class TestPeek:
             capture_output=True,
             text=True,
             check=True,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            env=environment(),
         )
         assert not set(done.stdout.split()) & {"pydantic", "click", "filelock", "rich", "asyncio"}
 

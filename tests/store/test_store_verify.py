@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ENGINE, Bench, Link, key_of
 
-from hermetic.store import Problem, Realisation
+from hermetic.store import Problem, Realisation, remove_tree
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_whole_store_has_no_problems(bench: Bench, record: Realisation) -> Non
 
 
 def test_a_missing_output_is_found(bench: Bench, record: Realisation) -> None:
-    os.rename(bench.path(record), bench.store.root / "trash" / "gone")
+    remove_tree(str(bench.path(record)))
     (problem,) = bench.store.verify()
     assert (problem.key, problem.path) == (record.key, bench.path(record))
     assert bench.store.realisation(record.key) is None
@@ -87,7 +87,7 @@ def test_a_missing_output_is_found(bench: Bench, record: Realisation) -> None:
 
 def test_a_missing_folder_is_one_problem(bench: Bench, record: Realisation) -> None:
     bench.path(record).chmod(0o755)
-    os.rename(bench.path(record) / "sub", bench.store.root / "trash" / "gone")
+    remove_tree(str(bench.path(record) / "sub"))
     bench.path(record).chmod(0o555)
     os.utime(bench.path(record), (315_532_800, 315_532_800))
     assert [problem.path for problem in bench.store.verify()] == [bench.path(record) / "sub"]
