@@ -101,6 +101,14 @@ class Bench:
         return record.path(self.store)
 
 
+@pytest.fixture(autouse=True)
+def _removed(tmp_path: Path) -> Iterator[None]:
+    """Pytest cannot remove a 0555 folder as an ordinary user, and stops the next session over it."""
+    yield
+    for path in tmp_path.iterdir():
+        remove_tree(str(path))
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(Store.open(tmp_path / "store"))
