@@ -83,6 +83,6 @@ def test_every_command_runs(readme: str, clone: Path, store_root: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     path = done.stdout.splitlines()[0]
     assert os.path.isdir(path), f"the first command printed {path!r}, which is no store path"
