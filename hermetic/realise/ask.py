@@ -59,7 +59,7 @@ async def _ask(
     errors = os.memfd_create("errors", os.MFD_CLOEXEC)
     try:
         with run.workspace() as place:
-            ended = await launcher.launch(program, mounts, str(place.path), Limits(), log=errors, on_output=write)
+            ended = await launcher.launch(program, mounts, str(place.path), Limits(), log=errors, on_answer=write)
         if not ended.ok:
             raise _failed(target, errors)
     finally:

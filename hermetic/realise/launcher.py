@@ -72,9 +72,10 @@ class Launcher:
         limits: Limits,
         *,
         log: int,
-        on_output: Callable[[bytes], None],
+        on_output: Callable[[bytes], None] | None = None,
+        on_answer: Callable[[bytes], None] | None = None,
     ) -> Exit:
-        """Lay out the workspace at `place` and run `program` in it until it ends."""
+        """Lay out the workspace at `place` and run `program` in it until it ends. Output as for `runner.run`."""
         await asyncio.to_thread(_lay_out, place, program)
         plan = LaunchPlan(
             argv=program.command(mounts),
@@ -84,7 +85,7 @@ class Launcher:
             limits=limits,
             symlinks=mounts.symlinks,
         )
-        return await runner.run(plan, log=log, on_output=on_output)
+        return await runner.run(plan, log=log, on_output=on_output, on_answer=on_answer)
 
 
 def _lay_out(place: str, program: Program) -> None:

@@ -18,7 +18,7 @@ _TAIL = 4096
 class Output:
     """One pipe. `writer` goes to the child; `close_writer` after the fork; `finished` once all writers are gone."""
 
-    def __init__(self, log: int, watch: Callable[[bytes], None] | None) -> None:
+    def __init__(self, log: int | None, watch: Callable[[bytes], None] | None) -> None:
         self.reader, self.writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.reader, False)
         self.tail = b""
@@ -68,8 +68,8 @@ class Output:
 
     def _deliver(self, chunk: bytes) -> None:
         self.tail = (self.tail + chunk)[-_TAIL:]
-        view = memoryview(chunk)
-        while view:
+        view = memoryview(chunk if self._log is not None else b"")
+        while view and self._log is not None:
             view = view[os.write(self._log, view) :]
         if self._watch is not None:
             self._watch(chunk)

@@ -46,8 +46,16 @@ class Exit:
         return self.status == 0 and not self.timed_out
 
 
-async def run(plan: LaunchPlan, *, log: int, on_output: Callable[[bytes], None] | None = None) -> Exit:
+async def run(
+    plan: LaunchPlan,
+    *,
+    log: int,
+    on_output: Callable[[bytes], None] | None = None,
+    on_answer: Callable[[bytes], None] | None = None,
+) -> Exit:
     """Run the stage; its standard output and error go to the descriptor `log` and, as they come, to `on_output`.
+
+    With `on_answer` the standard output goes there and nowhere else.
 
     When this returns or raises, no process of the stage is left. Cancelling the task kills them all first. Must be
     called on the main thread: the kernel ties the stage's life to the thread that started it.
@@ -61,12 +69,15 @@ async def run(plan: LaunchPlan, *, log: int, on_output: Callable[[bytes], None] 
     with ExitStack() as stack:
         output = Output(log, on_output)
         stack.callback(output.close)
+        answer = Output(None, on_answer) if on_answer is not None else output
+        stack.callback(answer.close)
         group = cgroup.make(plan.limits)
         if group is not None:
             stack.callback(group.close)
-        process = _launch(plan, output, group)
+        process = _launch(plan, output, answer, group)
         stack.callback(process.close)
         timed_out = await _follow(process, plan.limits.wall_s)
+        await answer.finished()
         result = _result(process, output, timed_out=timed_out)
         oom = group is not None and group.out_of_memory()
         seconds = time.monotonic() - started
@@ -114,7 +125,7 @@ def _limited_by(plan: LaunchPlan, group: cgroup.Group | None) -> str:
     return "rlimit" if group is None else "cgroup"
 
 
-def _launch(plan: LaunchPlan, output: Output, group: cgroup.Group | None) -> Process:
+def _launch(plan: LaunchPlan, output: Output, answer: Output, group: cgroup.Group | None) -> Process:
     tool = tools.bubblewrap()
     drop = launch.drops_privileges()
     if drop:
@@ -139,13 +150,14 @@ def _launch(plan: LaunchPlan, output: Output, group: cgroup.Group | None) -> Pro
             groups=() if group is None else group.doors,
         )
         command = [tool, "--args", str(arguments), "--", *plan.argv]
-        launched = _spawn(command, output.writer, (*files, filters, arguments, status_writer), child, report)
+        launched = _spawn(command, (answer.writer, output.writer), (*files, filters, arguments, status_writer), child, report)
         output.close_writer()
+        answer.close_writer()
         return Process(launched, output, os.dup(status))
 
 
 def _spawn(
-    command: list[str], output: int, keep: tuple[int, ...], child: launch.Child, report: int
+    command: list[str], outputs: tuple[int, int], keep: tuple[int, ...], child: launch.Child, report: int
 ) -> subprocess.Popen[bytes]:
     with warnings.catch_warnings():
         # 3.12 warns of forking beside threads; the child makes system calls only.
@@ -154,8 +166,8 @@ def _spawn(
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                stdout=outputs[0],
+                stderr=outputs[1],
                 env=_NO_VARIABLES,
                 cwd="/",
                 pass_fds=keep,
