@@ -13,6 +13,7 @@ from typing import Final
 
 from hermetic.errors import Domain, HermeticError
 from hermetic.fetch.indexes import Indexes, find_indexes
+from hermetic.fetch.mortal import dies_with_driver
 from hermetic.fetch.wheel_lock import WheelLock
 from hermetic.fetch.wheel_tree import clean
 
@@ -117,6 +118,7 @@ async def _run(
         env=dict(variables),
         cwd=scratch,
         start_new_session=True,
+        preexec_fn=dies_with_driver(),
     )
     watch = asyncio.create_task(_watch(f"{scratch}/cache", progress)) if progress is not None else None
     try:

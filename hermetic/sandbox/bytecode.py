@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from hermetic.errors import Domain, HermeticError
+from hermetic.fetch.mortal import dies_with_driver
 from hermetic.sandbox.together import together
 
 __all__ = ["compile_tree"]
@@ -67,6 +68,7 @@ async def _compile(names: list[str], folder: str, shown: str, executable: str, b
             stderr=asyncio.subprocess.PIPE,
             env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
             start_new_session=True,
+            preexec_fn=dies_with_driver(),
         )
         try:
             _, said = await process.communicate("\0".join(names).encode())
