@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENGINE, Bench, key_of, resolved_of
+from store_kit import ENGINE, Bench, key_of, resolved_of
 
 from hermetic.errors import HermeticError
 

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import ENGINE, Bench, Script, fill, key_of, start_script
+from store_kit import ENGINE, Bench, Script, digest_of, fill, key_of, start_script
 
 import hermetic.store
-from hermetic.digest import BlobDigest, TreeDigest, TreeEntry, hash_bytes, tree_digest
 from hermetic.store import Store, peek
 
 # Everything a driver does with a store, once.
@@ -59,20 +58,6 @@ def check(root: Path) -> set[str]:
         assert {oct(p.stat().st_mode & 0o7777) for p in (output, *output.rglob("*")) if p.is_dir()} == {"0o555"}
         names.add(record["name"])
     return names
-
-
-def digest_of(folder: Path) -> TreeDigest:
-    return tree_digest(entry_of(path) for path in folder.iterdir())
-
-
-def entry_of(path: Path) -> TreeEntry:
-    name = os.fsencode(path.name)
-    if path.is_symlink():
-        return TreeEntry(name, "symlink", target=os.fsencode(os.readlink(path)))
-    if path.is_dir():
-        return TreeEntry(name, "dir", digest=digest_of(path))
-    data, mode = path.read_bytes(), path.stat().st_mode
-    return TreeEntry(name, "file", bool(mode & 0o100), len(data), BlobDigest(hash_bytes(data).hex))
 
 
 @pytest.fixture

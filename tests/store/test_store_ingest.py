@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENGINE, Bench, Link, Program, Script, fill, key_of, names_below, resolved_of
+from store_kit import ENGINE, Bench, Link, Program, Script, fill, key_of, names_below, resolved_of
 
 from hermetic.errors import Domain, HermeticError
 from hermetic.store import Limits, Store, ingest

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import ENGINE, Bench, Script, key_of
+from store_kit import ENGINE, Bench, Script, key_of
 
 from hermetic.errors import Domain, HermeticError
 from hermetic.store import Store, layout, remove_tree

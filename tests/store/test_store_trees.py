@@ -8,10 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from conftest import Bench, Link, Program, fill
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_store_crash import digest_of
+from store_kit import Bench, Link, Program, digest_of, fill
 
 from hermetic import canonical
 from hermetic.digest import TreeDigest, hash_bytes

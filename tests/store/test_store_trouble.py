@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENGINE, Bench, fill, key_of, resolved_of
+from store_kit import ENGINE, Bench, fill, key_of, resolved_of
 
 from hermetic.errors import Domain, HermeticError
 from hermetic.store import Store, attempts, layout, pending, remove_tree

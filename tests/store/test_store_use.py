@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import ENGINE, REPOSITORY, Bench, Script, environment, fill, key_of, resolved_of, start_script
+from store_kit import ENGINE, REPOSITORY, Bench, Script, environment, fill, key_of, resolved_of, start_script
 
 import hermetic.store
 from hermetic.digest import Key

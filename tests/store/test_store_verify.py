@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ENGINE, Bench, Link, key_of
+from store_kit import ENGINE, Bench, Link, key_of
 
 from hermetic.store import Problem, Realisation, remove_tree
 

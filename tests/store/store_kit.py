@@ -1,0 +1,214 @@
+"""A store of the test's own, trees from plain values, and processes that are killed, frozen or nobody."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from hermetic.digest import BlobDigest, Key, ResolvedKey, TreeDigest, TreeEntry, hash_bytes, tree_digest
+from hermetic.store import Realisation, Run, Store, remove_tree
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class Link:
+    """A symlink in a tree that `fill` makes."""
+
+    target: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """An executable file."""
+
+    data: bytes
+
+
+def fill(folder: Path, tree: Mapping[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in tree.items():
+        path = folder / name
+        match value:
+            case dict():
+                fill(path, value)
+            case Link():
+                path.symlink_to(value.target)
+            case Program():
+                path.write_bytes(value.data)
+                path.chmod(0o755)
+            case _:
+                path.write_bytes(value)
+    return folder
+
+
+def digest_of(folder: Path) -> TreeDigest:
+    """The digest of a folder by the definition, with nothing of the store's own code."""
+    return tree_digest(entry_of(path) for path in folder.iterdir())
+
+
+def entry_of(path: Path) -> TreeEntry:
+    name = os.fsencode(path.name)
+    if path.is_symlink():
+        return TreeEntry(name, "symlink", target=os.fsencode(os.readlink(path)))
+    if path.is_dir():
+        return TreeEntry(name, "dir", digest=digest_of(path))
+    data, mode = path.read_bytes(), path.stat().st_mode
+    return TreeEntry(name, "file", bool(mode & 0o100), len(data), BlobDigest(hash_bytes(data).hex))
+
+
+def key_of(name: str) -> Key:
+    return Key(hash_bytes(name.encode()).hex)
+
+
+def resolved_of(name: str) -> ResolvedKey:
+    return ResolvedKey(hash_bytes(b"resolved " + name.encode()).hex)
+
+
+ENGINE = {
+    "config.json": b"{}",
+    "copy.json": b"{}",
+    "run": Program(b"#!/bin/sh\n"),
+    "weights": {"rank0.engine": b"ftrt" + bytes(5 << 20), "rank1.engine": b"ftrt" + b"\1" * (5 << 20)},
+    "latest": Link("weights/rank0.engine"),
+}
+
+
+class Bench:
+    """One store and the shortest way to put something into it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def put(
+        self, run: Run, tree: Mapping[str, Any] | Callable[[Path], object], name: str = "engine", **more: Any
+    ) -> Realisation:
+        """Make `tree` in a workspace and ingest it as the output of the key that stands for `name`."""
+        with run.workspace() as workspace, self.store.lock(key_of(name)):
+            out = workspace.path / "out"
+            if callable(tree):
+                out.mkdir()
+                tree(out)
+            else:
+                fill(out, tree)
+            more.setdefault("preimage", {"name": name})
+            more.setdefault("resolved", None)
+            return run.ingest(out, key=key_of(name), name=name, **more)
+
+    def make(
+        self, tree: Mapping[str, Any] | Callable[[Path], object], name: str = "engine", **more: Any
+    ) -> Realisation:
+        """The same in a run of its own."""
+        with self.store.begin() as run:
+            return self.put(run, tree, name, **more)
+
+    def path(self, record: Realisation) -> Path:
+        return record.path(self.store)
+
+
+@pytest.fixture(autouse=True)
+def _removed(tmp_path: Path) -> Iterator[None]:
+    """Pytest cannot remove a 0555 folder as an ordinary user, and stops the next session over it."""
+    yield
+    for path in tmp_path.iterdir():
+        remove_tree(str(path))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(Store.open(tmp_path / "store"))
+
+
+@pytest.fixture
+def store(bench: Bench) -> Store:
+    return bench.store
+
+
+@pytest.fixture
+def shared_path() -> Iterator[Path]:
+    """A folder that every user can reach, owned by nobody when we are root, removed with all that is in it."""
+    path = tempfile.mkdtemp(prefix="hermetic-store-")
+    if os.geteuid() == 0:
+        os.chown(path, NOBODY, NOBODY)
+    yield Path(path)
+    remove_tree(path)
+
+
+class Script(Protocol):
+    def __call__(
+        self,
+        body: str,
+        *arguments: object,
+        nobody: bool = False,
+        env: Mapping[str, str] | None = None,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+# Everything is imported before the uid changes: the interpreter may lie where only root can read.
+_PRELUDE = """
+import concurrent.futures.thread, ctypes, importlib, os, pkgutil, sys
+from pathlib import Path
+import filelock, rfc8785
+import hermetic.store
+for module in pkgutil.iter_modules(hermetic.store.__path__):
+    importlib.import_module("hermetic.store." + module.name)
+sys.path.insert(0, {tests!r})
+from store_kit import *
+rfc8785.dumps({{"warm": "the codecs"}})
+if {nobody!r} and os.geteuid() == 0:
+    os.setgroups([]); os.setresgid({uid}, {uid}, {uid}); os.setresuid({uid}, {uid}, {uid})
+arguments = sys.argv[1:]
+"""
+
+
+@pytest.fixture
+def script() -> Script:
+    """Run Python in a process of its own, as an ordinary user with ``nobody=True``."""
+
+    def run(
+        body: str, *arguments: object, nobody: bool = False, env: Mapping[str, str] | None = None, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        process = start_script(body, *arguments, nobody=nobody, env=env)
+        out, err = process.communicate(timeout=60)
+        if check:
+            assert process.returncode == 0, err
+        return subprocess.CompletedProcess(body, process.returncode, out, err)
+
+    return run
+
+
+def start_script(
+    body: str, *arguments: object, nobody: bool = False, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    prelude = _PRELUDE.format(tests=str(Path(__file__).parent), nobody=nobody, uid=NOBODY)
+    return subprocess.Popen(
+        [sys.executable, "-c", prelude + textwrap.dedent(body), *map(str, arguments)],
+        env=environment() | dict(env or {}),
+        cwd="/",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def environment() -> dict[str, str]:
+    """Ours, in which `hermetic` is the one of this checkout."""
+    return dict(os.environ) | {
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    }
+
+
+def names_below(folder: Path) -> list[str]:
+    """Everything below a folder, relative, sorted."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
