@@ -15,9 +15,10 @@ positions; anything else is refused by name when `Checkpoint` is built. No stage
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, LiteralString
 
 from pydantic import Field, InstanceOf, model_validator
+from pydantic_core import PydanticCustomError
 
 from hermetic.recipe import Environment, PythonEnv, Source, Stage
 
@@ -39,6 +40,10 @@ def build_environment(python: str = "") -> PythonEnv:
 def run_environment(python: str = "") -> PythonEnv:
     """OpenVINO without NNCF: what an engine runs in, and where `Manifest` and `Smoke` look at it."""
     return PythonEnv(os.path.join(_LOCKS, "openvino-run.txt"), python=python)
+
+
+def _unfit(message: LiteralString) -> PydanticCustomError:
+    return PydanticCustomError("unfit", message)
 
 
 class _Stage(Stage):
@@ -110,11 +115,11 @@ class Quantise(_Stage):
     def _fits(self) -> Quantise:
         calibrated = self.awq or self.scale_estimation or self.gptq
         if calibrated and self.mode != "int4_sym":
-            raise ValueError(f"awq, scale_estimation and gptq belong to int4_sym, not to {self.mode}")
+            raise _unfit(f"awq, scale_estimation and gptq belong to int4_sym, not to {self.mode}")
         if calibrated and self.calibration is None:
-            raise ValueError("awq, scale_estimation and gptq need calibration=Source(...)")
+            raise _unfit("awq, scale_estimation and gptq need calibration=Source(...)")
         if self.calibration is not None and not calibrated:
-            raise ValueError("calibration is used by awq, scale_estimation and gptq, and none of them is set")
+            raise _unfit("calibration is used by awq, scale_estimation and gptq, and none of them is set")
         return self
 
 
@@ -165,7 +170,8 @@ class Smoke(_Stage):
     of a NumPy forward pass with the weights that the engine really holds, and within `original_tolerance` of one
     with the original weights, relative to the largest logit, in float32 throughout. Each of `prompts` must get the
     same sensible answer twice; each of `golden` exactly the answer given there. With `manifest`, every file must
-    have the digests it lists. `allow_nonsense` lets models pass that repeat themselves, as untrained ones do.
+    have the digests it lists. An answer must not be empty, nor go round in circles unless the original weights would as
+    well; `allow_nonsense` drops that.
     """
 
     kind: ClassVar[str] = "openvino.smoke"

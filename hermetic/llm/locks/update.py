@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
+UV = (sys.executable, "-m", "uv")
 PYTHONS = ("3.11", "3.12", "3.13")
 #: The oldest system the locks are for: Debian 12 and Ubuntu 22.04 both have a newer glibc.
 PLATFORM = "x86_64-manylinux_2_35"
@@ -30,7 +31,7 @@ def main() -> None:
 
 def _compile(source: Path, lock: Path) -> None:
     options = ["--universal", "--generate-hashes", "--no-annotate", "--no-header", "--quiet", "--upgrade"]
-    command = ["uv", "pip", "compile", source.name, "--output-file", str(lock), "--python-version", PYTHONS[0]]
+    command = [*UV, "pip", "compile", source.name, "--output-file", str(lock), "--python-version", PYTHONS[0]]
     subprocess.run([*command, *options, "--excludes", "excluded.txt"], cwd=HERE, check=True)
 
 
@@ -38,7 +39,7 @@ def _check(lock: Path, python: str) -> None:
     """Let uv choose a wheel for every entry; it fails, naming the entry, where there is none."""
     options = ["--only-binary", ":all:", "--no-deps", "--require-hashes", "--quiet", "--dry-run"]
     with tempfile.TemporaryDirectory() as target:
-        command = ["uv", "pip", "install", "--target", target, "--python-version", python, "--python-platform"]
+        command = [*UV, "pip", "install", "--target", target, "--python-version", python, "--python-platform"]
         subprocess.run([*command, PLATFORM, *options, "-r", str(lock)], check=True)
 
 

@@ -86,9 +86,11 @@ def _tokenizer(source: Path, architecture: Architecture) -> tuple[bytes, dict[st
     """tokenizer.json as it is and tokenizer_config.json with the chat template, after a look at both."""
     tokenizer = read_json(source / "tokenizer.json")
     model = tokenizer.get("model") if isinstance(tokenizer, dict) else None
-    if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         kind = model.get("type") if isinstance(model, dict) else None
-        raise Refused(f"tokenizer.json holds a tokenizer of type {kind!r}; BPE is supported")
+        raise Refused(
+            f"tokenizer.json holds a tokenizer of type {kind!r}; BPE and others with a vocabulary are supported"
+        )
     ids = dict(model["vocab"])
     ids |= {entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens") or ()}
     last = max(ids, key=lambda token: int(ids[token]))

@@ -93,7 +93,9 @@ def _plan(parameters: dict[str, Any]) -> Plan:
 def _check_groups(plan: Plan, architecture: Architecture) -> None:
     for name, (_, width) in architecture.linears().items():
         if plan.mode == "int4_sym" and width % plan.group_size:
-            raise Refused(f"group_size {plan.group_size} does not divide the {width} inputs of {name}")
+            fitting = [str(size) for size in (128, 64, 32) if not width % size]
+            hint = f"; {' and '.join(fitting)} would" if fitting else "; use the mode int8_asym"
+            raise Refused(f"group_size {plan.group_size} does not divide the {width} inputs of {name}{hint}")
 
 
 def _samples(

@@ -135,7 +135,8 @@ def _check_ranges(file: str, tensors: dict[str, Tensor], start: int, size: int) 
 def check_finite(name: str, tensor: Tensor) -> None:
     """Refuse NaN and infinity: one of them makes every logit NaN."""
     mask = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}[tensor.dtype]
-    bits = tensor.bits().reshape(-1).view(np.uint32 if tensor.dtype == "F32" else np.uint16)
+    bits: Array = tensor.bits().reshape(-1)
+    bits = bits.view(np.uint32) if tensor.dtype == "F32" else bits.view(np.uint16)
     for begin in range(0, bits.size, _CHUNK):
         if bool(np.any((bits[begin : begin + _CHUNK] & mask) == mask)):
             raise Refused(f"{name} holds NaN or infinity")
