@@ -22,12 +22,13 @@ from typing import Final
 from hermetic.sandbox import abi, guard
 from hermetic.sandbox.plan import Limits
 
-__all__ = ["BUILD_GID", "BUILD_UID", "NEUTRAL", "Child", "drops_privileges", "neutral", "resource_limits"]
+__all__ = ["BUILD_GID", "BUILD_UID", "NEUTRAL", "Child", "drops_privileges", "may_mount", "neutral", "resource_limits"]
 
 BUILD_UID: Final = 64733  # no account of Debian, systemd or Nix lies here, and containers of 65536 ids still have it
 BUILD_GID: Final = 64733
 NEUTRAL: Final = "/tmp"  # noqa: S108  # covered by a private tmpfs
 
+_CAP_SYS_ADMIN: Final = 21
 _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWUTS: Final = 0x04000000
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
@@ -44,6 +45,13 @@ def drops_privileges() -> bool:
     Root of a namespace that does not have `BUILD_UID` has no power over the kernel's settings, and stays.
     """
     return os.geteuid() == 0 and _is_mapped(BUILD_UID)
+
+
+def may_mount() -> bool:
+    """Whether we hold CAP_SYS_ADMIN, which the root of many containers does not."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+        held = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
+    return bool(held >> _CAP_SYS_ADMIN & 1)
 
 
 def neutral(sources: Sequence[str]) -> dict[str, str]:

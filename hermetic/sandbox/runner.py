@@ -150,7 +150,9 @@ def _launch(plan: LaunchPlan, output: Output, answer: Output, group: cgroup.Grou
             groups=() if group is None else group.doors,
         )
         command = [tool, "--args", str(arguments), "--", *plan.argv]
-        launched = _spawn(command, (answer.writer, output.writer), (*files, filters, arguments, status_writer), child, report)
+        launched = _spawn(
+            command, (answer.writer, output.writer), (*files, filters, arguments, status_writer), child, report
+        )
         output.close_writer()
         answer.close_writer()
         return Process(launched, output, os.dup(status))
@@ -177,14 +179,15 @@ def _spawn(
         except subprocess.SubprocessError as error:
             os.set_blocking(report, False)
             raise _refused(os.read(report, 4096).decode(errors="replace")) from error
+        except PermissionError as error:
+            raise tools.not_for_others(command[0]) from error
 
 
 def _refused(said: str) -> HermeticError:
     number, _, text = said.partition(" ")
     message = f"the stage's process could not {text}"
     if number == "1":
-        hint = "start the container with --privileged or --cap-add SYS_ADMIN, or run hermetic as an ordinary user"
-        return tools.no_sandbox(f"{message} (root without the right to mount)", hint)
+        return tools.no_mounting(message)
     return HermeticError(Domain.ENVIRONMENT, "sandbox-failed", message)
 
 

@@ -7,11 +7,12 @@ import os
 import re
 import shutil
 import subprocess
-from typing import Final
+from typing import Any, Final
 
 from hermetic.errors import Domain, HermeticError
+from hermetic.sandbox import launch
 
-__all__ = ["available", "bubblewrap", "no_sandbox"]
+__all__ = ["available", "bubblewrap", "explain", "no_mounting", "no_sandbox", "not_for_others"]
 
 _OLDEST: Final = (0, 8, 0)  # has --disable-userns
 _INSTALL: Final = "apt-get install bubblewrap"
@@ -48,16 +49,34 @@ def _version(tool: str) -> tuple[int, ...]:
 
 
 def available() -> str:
-    """Try a whole empty sandbox; returns the path of bubblewrap.
+    """Try an empty sandbox as the user that stages would have; returns the path of bubblewrap.
 
     Raises `HermeticError` (environment/no-sandbox) with the command that mends it.
     """
     tool = bubblewrap()
     command = [tool, "--unshare-user", "--unshare-pid", "--unshare-net", "--disable-userns", "--ro-bind", "/", "/"]
-    result = subprocess.run([*command, "--proc", "/proc", "true"], capture_output=True, text=True, check=False)
+    command += ["--proc", "/proc", "true"]
+    identity: dict[str, Any] = {}
+    if launch.drops_privileges():
+        if not launch.may_mount():
+            raise no_mounting("root here may not mount")
+        identity = {"user": launch.BUILD_UID, "group": launch.BUILD_GID, "extra_groups": []}
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", **identity)
+    except PermissionError as error:
+        raise not_for_others(tool) from error
     if result.returncode != 0:
         raise explain(result.stderr)
     return tool
+
+
+def no_mounting(message: str) -> HermeticError:
+    hint = "start the container with --privileged or --cap-add SYS_ADMIN, or run hermetic as an ordinary user"
+    return no_sandbox(f"{message}, which a root's build needs to hide the rest of the machine", hint)
+
+
+def not_for_others(tool: str) -> HermeticError:
+    return no_sandbox(f"root's builds run as another user, who may not execute {tool}", _INSTALL)
 
 
 def explain(said: str) -> HermeticError:

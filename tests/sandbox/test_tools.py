@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +57,45 @@ def test_anything_else_is_told_as_it_is() -> None:
     error = tools.explain("bwrap: Can't find source path /x: No such file or directory")
     assert error.reason == "sandbox-failed"
     assert "/x" in error.message
+
+
+PROBE = """
+from hermetic.errors import HermeticError
+from hermetic.sandbox import tools
+try:
+    tools.available()
+except HermeticError as error:
+    print(error.reason, "|", error.hint)
+"""
+
+
+def said_by(code: Path, *wrapper: str) -> str:
+    command = [*wrapper, sys.executable, "-c", PROBE]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(code)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
+def test_root_without_the_right_to_mount(code: Path) -> None:
+    said = said_by(code, "setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+    assert said.startswith("no-sandbox | start the container with --privileged")
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_user_namespaces_forbidden(code: Path) -> None:
+    forbid = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    said = said_by(code, "unshare", "-Ur", "sh", "-c", forbid, "sh")
+    assert said == "no-sandbox | sysctl -w user.max_user_namespaces=15000"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_bubblewrap_where_only_root_can_walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(tools, "bubblewrap", lambda: f"{fake(tmp_path, 'exit 0')}/bwrap")
+    with pytest.raises(HermeticError) as caught:
+        tools.available()
+    assert caught.value.reason == "no-sandbox"
+    assert "another user" in caught.value.message
 
 
 def test_here() -> None:
