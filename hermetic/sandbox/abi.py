@@ -100,6 +100,8 @@ MASKED: Final[Mapping[str, str]] = MappingProxyType(
         "/proc/cmdline": "\n",
         **dict.fromkeys(
             (
+                "/proc/apm",
+                "/proc/bootconfig",
                 "/proc/buddyinfo",
                 "/proc/config.gz",
                 "/proc/consoles",
@@ -133,6 +135,7 @@ MASKED: Final[Mapping[str, str]] = MappingProxyType(
                 "/proc/timer_list",
                 "/proc/timer_stats",
                 "/proc/vmallocinfo",
+                "/proc/vmcore",
                 "/proc/vmstat",
                 "/proc/zoneinfo",
             ),
@@ -143,13 +146,18 @@ MASKED: Final[Mapping[str, str]] = MappingProxyType(
 # Folders of /proc that become empty: buses, drivers and mounted file systems of this machine.
 EMPTIED: Final = (
     "/proc/acpi",
+    "/proc/asound",
     "/proc/bus",
     "/proc/driver",
+    "/proc/dynamic_debug",
     "/proc/fs",
+    "/proc/ide",
     "/proc/irq",
     "/proc/pressure",
     "/proc/scsi",
+    "/proc/spl",
     "/proc/tty",
+    "/proc/xen",
 )
 
 # Soft and hard limits, in the units of setrlimit(2); -1 is unlimited. Where the host allows less, less it is.

@@ -10,7 +10,7 @@ import urllib.request
 
 from probe import FACTS, Leak, probe, read, refused, require, syscall
 
-UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL)
+UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 def connect(family: int, address: object, kind: int = socket.SOCK_STREAM) -> object:
