@@ -49,13 +49,17 @@ def command(
     if dry_run:
         _dry_run(session, as_json=as_json)
         return
-    chosen = Options(jobs=jobs or _jobs(), keep_failed=keep_failed, keep_going=keep_going, indexes=indexes())
+    chosen = Options(
+        jobs=jobs or _jobs(),
+        keep_failed=keep_failed,
+        keep_going=keep_going,
+        indexes=indexes(),
+        out_link=None if no_link else Path(os.path.abspath(out_link)),
+    )
     with listener(session.store, as_json=as_json) as display:
         found = realise(session.evaluated, session.store, chosen, display)
     target = found[session.evaluated.wanted[0].key]
     path = session.store.path(target.key, target.name)
-    if not no_link:
-        session.store.add_root(Path(os.path.abspath(out_link)), target.key)
     session.remember()
     if as_json:
         result = Event("result", data={"path": str(path), "key": target.key.hex, "tree": target.tree.hex})

@@ -93,8 +93,9 @@ class Builder:
             outcome = "stopped"
             raise
         finally:
-            attempt.finish(outcome)
+            # The workspace first: on a full disk the record can only be written once its space is free again.
             place.close(keep=self.keep_failed and outcome in ("failed", "timed-out"))
+            attempt.finish(outcome)
 
     async def _launch(
         self, program: Program, derivation: Derivation, mounts: EnvironmentMounts, place: Workspace, attempt: Attempt

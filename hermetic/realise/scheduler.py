@@ -32,8 +32,8 @@ class Scheduler:
     async def realise(self, wanted: Iterable[Key]) -> dict[Key, Realisation]:
         """Realise `wanted` and whatever they need. Raises the first error, or all of them with `keep_going`."""
         wanted = list(wanted)
+        self.builder.run.lease(self.graph.derivations)  # before looking what is there, or the collector may take it
         plan = make_plan(self.graph, wanted, self.builder.store)
-        self.builder.run.lease([step.derivation.key for step in plan.steps])
         self._announce(plan)
         tasks: dict[Key, asyncio.Task[Realisation | None]] = {}
         try:
@@ -124,6 +124,7 @@ class Scheduler:
     def _equal(self, resolved: ResolvedKey) -> Realisation | None:
         """An output whose derivation had the very same inputs, though perhaps under other keys or another name."""
         for key in self.builder.store.resolved(resolved):
+            self.builder.run.lease([key])
             found = self.builder.store.realisation(key)
             if found is not None and not found.impure:
                 return found

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hermetic.digest import Key
 from hermetic.realise.builder import Builder
@@ -27,15 +28,21 @@ class Options:
     keep_failed: bool = False
     keep_going: bool = False
     indexes: Mapping[str, str] = field(default_factory=dict)
+    out_link: Path | None = None
 
 
 def realise(evaluated: Evaluated, store: Store, options: Options, listener: Listener) -> dict[Key, Realisation]:
-    """Realise the target and its checks. Raises `HermeticError`; `KeyboardInterrupt` on SIGINT and SIGTERM.
+    """Realise the target and its checks, and root the target at the out-link, if there is one.
+
+    Raises `HermeticError`; `KeyboardInterrupt` on SIGINT and SIGTERM.
 
     Must be called from the main thread: a sandbox dies with the thread that started it.
     """
     with store.begin() as run:
-        return asyncio.run(_realise(evaluated, run, store, options, listener))
+        found = asyncio.run(_realise(evaluated, run, store, options, listener))
+        if options.out_link is not None:  # while the run's lease still keeps the collector away
+            store.add_root(options.out_link, evaluated.wanted[0].key)
+        return found
 
 
 async def _realise(

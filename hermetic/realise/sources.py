@@ -24,6 +24,7 @@ def materialise_source(item: SourceInput, store: Store, run: Run) -> str:
     Raises `HermeticError` (recipe/source-changed) if the source is no longer what it was when the key was computed.
     """
     key = source_key(item.tree)
+    run.lease([key])
     lock = store.lock(key)
     with lock:
         found = store.realisation(key) or _copy_in(item, run)
@@ -50,6 +51,7 @@ def _copy_in(item: SourceInput, run: Run) -> Realisation:
             name="source",
             preimage=source_preimage(item.tree),
             resolved=None,
+            verbatim=True,
         )
     except (shutil.Error, FileNotFoundError) as error:
         raise _changed(item) from error

@@ -82,7 +82,7 @@ async def materialise(
     raises.
     """
     if identity.parts is not None:
-        mounts = await python.materialise(identity.parts, run, run._store, progress, indexes or {})  # noqa: SLF001
+        mounts = await python.materialise(identity.parts, run, run.store, progress, indexes or {})
         return EnvironmentMounts(mounts, python.SYMLINKS, python.VARIABLES, python.command(identity.parts))
     if isinstance(environment, Host):
         return EnvironmentMounts(host.mounts(environment), python=host.command(environment))
