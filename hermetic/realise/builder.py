@@ -20,6 +20,7 @@ from hermetic.sandbox.environments import EnvironmentMounts
 from hermetic.sandbox.plan import Limits
 from hermetic.sandbox.runner import Exit
 from hermetic.store import Attempt, Realisation, Run, Store, Workspace
+from hermetic.store.faults import storing
 
 __all__ = ["Builder"]
 
@@ -104,7 +105,8 @@ class Builder:
         limits = Limits(wall_s=derivation.stage.timeout or None)
         log = os.open(attempt.log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
-            return await self.launcher.launch(program, mounts, str(place.path), limits, log=log, on_output=lines)
+            with storing(str(self.store.root)):  # a stage that fills the disk leaves no room for its log either
+                return await self.launcher.launch(program, mounts, str(place.path), limits, log=log, on_output=lines)
         finally:
             os.close(log)
 

@@ -129,7 +129,14 @@ async def _make(tree: _Tree, run: Run) -> Realisation:
     with run.workspace() as place:
         await tree.make(str(place.path))
         return await asyncio.to_thread(
-            run.ingest, place.path / "out", key=tree.key, name=tree.name, preimage=tree.preimage, resolved=None
+            run.ingest,
+            place.path / "out",
+            key=tree.key,
+            name=tree.name,
+            preimage=tree.preimage,
+            resolved=None,
+            verbatim=True,  # a wheel may speak of /nix/store; of this store nothing may
+            forbid=(os.fsencode(run.store.root),),
         )
 
 
