@@ -25,6 +25,7 @@ VERBS = {
     "tree": ("tree", "Show what a store path was built from."),
     "why-rebuild": ("why_rebuild", "Name the fields that make a stage be built again."),
     "why-depends": ("why_depends", "Show through which inputs one store path came from another."),
+    "diff": ("diff", "Show how two store paths differ, file by file and field by field."),
     "verify": ("verify", "Hash everything in the store again and name every difference."),
     "root": ("root", "List and add what keeps store paths alive."),
     "config": ("config", "Show every setting and where it came from."),
