@@ -180,6 +180,7 @@ class Smoke(_Stage):
         "openvino_smoke.py",
         "openvino_weights.py",
         "reference_forward.py",
+        "repetition.py",
         *_CHECKPOINT,
     )
     platform: ClassVar[tuple[str, ...]] = ("system", "cpu_isa")

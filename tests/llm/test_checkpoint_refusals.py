@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import by_hand  # noqa: F401  # makes the programs importable
 import checkpoint
 import checkpoints
 import numpy as np

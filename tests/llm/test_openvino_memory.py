@@ -6,7 +6,7 @@ from pathlib import Path
 
 import checkpoints
 import pytest
-from conftest import QUANTISE, Build
+from by_hand import QUANTISE, Build
 
 MIB = 1 << 20
 VOCABULARY, HIDDEN = 151936, 1024

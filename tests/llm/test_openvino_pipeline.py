@@ -10,7 +10,7 @@ from typing import Any
 
 import checkpoints
 import pytest
-from conftest import QUANTISE, SMOKE, Build, Ran, digest
+from by_hand import QUANTISE, SMOKE, Build, Ran, digest
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +87,7 @@ def test_calibrated_engines_answer(way: str, build: Build) -> None:
     assert kinds["int4"] + kinds["uint8"] == 2588672
 
 
-def test_two_runs_leave_the_same_bytes(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_leave_the_same_bytes(build: Build, tmp_path: Path) -> None:
     """In other folders, and with one processor instead of all."""
 
     def everything(name: str) -> dict[str, str]:
@@ -115,7 +115,7 @@ def test_two_runs_leave_the_same_bytes(build: Build, tmp_path: Path, monkeypatch
     [
         (
             {"group_size": 48},
-            "group_size 48 does not divide the 128 inputs of self_attn.q_proj; 128 and 64 and 32 would",
+            "group_size 48 does not divide the 128 inputs of self_attn.q_proj; 128 and",
         ),
         ({"awq": True, "samples": 100_000}, "calibration samples, but 100000 are asked for"),
         ({"mode": "int8_asym", "awq": True}, "belong to int4_sym"),

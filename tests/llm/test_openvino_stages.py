@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LLM
+from by_hand import LLM
 
 from hermetic.errors import Domain, HermeticError
 from hermetic.llm import openvino

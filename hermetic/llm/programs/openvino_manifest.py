@@ -29,7 +29,7 @@ def build(stage: StageFile) -> None:
         "kind": "openvino",
         "model": _model(weights),
         "quantisation": {key: quantisation[key] for key in ("asked", "calibration")}
-        | {key: quantisation["done"][key] for key in ("awq_layers", "weights_by_type")},
+        | {key: quantisation["done"][key] for key in ("awq_layers", "largest_loss_by_type", "weights_by_type")},
         "generation": read_json(engine / "generation_config.json"),
         "tools": read_json(engine / "engine.json")["tools"],
         "files": _files(engine),

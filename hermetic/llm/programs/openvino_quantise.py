@@ -29,7 +29,7 @@ from architecture import Architecture, parse_config
 from calibration import read_samples
 from nncf.quantization.advanced_parameters import AdvancedAWQParameters, AdvancedCompressionParameters
 from openvino_weights import Graph, Storage
-from safetensors_file import Tensor, read_checkpoint
+from safetensors_file import Tensor, as_float32, read_checkpoint
 from stage_file import Refused, StageFile, read_json, run, say, write_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -37,6 +37,12 @@ Sample = dict[str, Array]
 
 #: Full float32 whatever the CPU could do faster: a result must not depend on bfloat16 units.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+
+
+#: Share of a matrix's norm that rounding may take. Normally distributed weights lose a tenth with four bits and a
+#: hundredth with eight; more than this is not rounding. What was not rounded loses nothing.
+_LARGEST_LOSS = {"int4": 0.5, "uint8": 0.1, "f16": 0.0, "bf16": 0.0, "f32": 0.0}
+_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,10 @@ def build(stage: StageFile) -> None:
     held = Graph(path)
     done = {name: held.storage(name) for name in held.matrices()}
     _compare(plan, architecture, tensors, done, narrow)
-    scaled = _scaled_layers(architecture, tensors, held) if plan.awq else 0
+    losses, scaled = _losses(plan, tensors, held)
     if plan.awq and not scaled:
         raise Refused("AWQ was asked for, but it changed no layer")
-    write_json(stage.out / "quantisation.json", _report(stage, done, samples, scaled))
+    write_json(stage.out / "quantisation.json", _report(stage, done, samples, losses, scaled))
 
 
 def _plan(parameters: dict[str, Any]) -> Plan:
@@ -270,21 +276,54 @@ def _compare(
             raise Refused(f"{name} was to be stored as {expected}, but the graph holds {storage}")
 
 
-def _scaled_layers(architecture: Architecture, tensors: dict[str, Tensor], held: Graph) -> int:
-    """In how many layers AWQ moved scale from the activations into up_proj: its rows are then not the original's."""
-    count = 0
-    for index in range(architecture.layers):
-        name = f"model.layers.{index}.mlp.up_proj.weight"
-        found, original = held.value(name), tensors[name].float32()
-        scale = np.einsum("ij,ij->i", found, original) / np.maximum(np.einsum("ij,ij->i", original, original), 1e-30)
-        count += bool(np.abs(scale - 1).max() > 0.05)
-    return count
+def _losses(plan: Plan, tensors: dict[str, Tensor], held: Graph) -> tuple[dict[str, float], int]:
+    """The largest rounding loss of any matrix of each storage type, and in how many layers AWQ moved scale.
+
+    A loss is the norm of the change relative to the matrix's. What AWQ moves from the inputs of down_proj into the
+    rows of up_proj is no loss. Raises `Refused` where a matrix is not the original one at all.
+    """
+    worst: dict[str, float] = {}
+    scaled = 0
+    for name in held.matrices():
+        found, original, kind = held.value(name), tensors[f"{name}.weight"], held.storage(name).kind
+        moved = _moved_scale(name, found, original) if plan.awq else None
+        scaled += moved is not None and name.endswith("up_proj") and bool(np.abs(moved - 1).max() > 0.05)
+        loss = _change(found, original, moved)
+        if loss > _LARGEST_LOSS[kind]:
+            raise Refused(f"{name} lost {loss:.2f} of itself when it was stored as {kind}")
+        worst[kind] = max(loss, worst.get(kind, 0.0))
+    return worst, scaled
+
+
+def _moved_scale(name: str, found: Array, original: Tensor) -> Array | None:
+    """By how much AWQ multiplied the rows of up_proj or the columns of down_proj; None for other matrices."""
+    if not name.endswith(("up_proj", "down_proj")):
+        return None
+    axis = 1 if name.endswith("up_proj") else 0
+    values = original.float32()
+    square = np.maximum(np.square(values).sum(axis=axis, keepdims=True), 1e-30)
+    scale: Array = (found * values).sum(axis=axis, keepdims=True) / square
+    return scale
+
+
+def _change(found: Array, original: Tensor, scale: Array | None) -> float:
+    """A few rows at a time: the embeddings are large."""
+    bits, changed, whole = original.bits(), 0.0, 0.0
+    for begin in range(0, len(found), _ROWS):
+        rows = slice(begin, begin + _ROWS)
+        expected = as_float32(bits[rows], original.dtype)
+        if scale is not None:
+            expected = expected * (scale[rows] if len(scale) > 1 else scale)
+        changed += float(np.square(found[rows] - expected, dtype=np.float64).sum())
+        whole += float(np.square(expected, dtype=np.float64).sum())
+    return float(np.sqrt(changed / whole)) if whole else 0.0
 
 
 def _report(
     stage: StageFile,
     done: dict[str, Storage],
     samples: list[tuple[list[int], Sample]],
+    losses: dict[str, float],
     scaled: int,
 ) -> dict[str, Any]:
     sizes = {name: storage.shape[0] * storage.shape[1] for name, storage in done.items()}
@@ -294,6 +333,7 @@ def _report(
         "calibration": {"samples": len(samples), "tokens": sum(len(ids) for ids, _ in samples)},
         "done": {
             "awq_layers": scaled,
+            "largest_loss_by_type": {kind: f"{loss:.3f}" for kind, loss in sorted(losses.items())},
             "weights_by_type": {kind: sum(sizes[n] for n, s in done.items() if s.kind == kind) for kind in kinds},
             "matrices": {
                 name: {"type": storage.kind, "shape": list(storage.shape), "group_size": storage.group_size}

@@ -26,11 +26,11 @@ import openvino_genai
 from architecture import Architecture, parse_config
 from openvino_weights import Graph
 from reference_forward import Array, Weights, difference, logits
+from repetition import repetition
 from safetensors_file import read_checkpoint
 from stage_file import Refused, StageFile, read_json, run, say, write_json
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
-_LONGEST_LOOP, _ROUNDS, _REPEATED = 16, 4, 16
 
 
 def build(stage: StageFile) -> None:
@@ -110,17 +110,6 @@ def _check_answer(answer: dict[str, Any], golden: str | None, parameters: dict[s
         raise Refused(f"{prompt!r}: the answer stops after {len(tokens)} tokens without a stop token")
     if golden is not None and text != golden:
         raise Refused(f"{prompt!r} is answered with {text!r} instead of {golden!r}")
-
-
-def repetition(tokens: list[int]) -> int:
-    """Length of the loop that `tokens` contain: up to 16 tokens, four times or more in a row, 16 in all; else 0."""
-    for period in range(1, _LONGEST_LOOP + 1):
-        run_length = 0
-        for now, before in zip(tokens[period:], tokens, strict=False):
-            run_length = run_length + 1 if now == before else 0
-            if run_length + period >= max(_ROUNDS * period, _REPEATED):
-                return period
-    return 0
 
 
 def _check_repetition(
