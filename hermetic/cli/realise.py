@@ -11,9 +11,10 @@ import click
 
 from hermetic.cli import console, options, settings
 from hermetic.cli.common import Opened, opened
+from hermetic.errors import Domain, HermeticError
 from hermetic.realise.display import Live, Plain, State
 from hermetic.realise.events import Event, Listener
-from hermetic.realise.session import Options, realise
+from hermetic.realise.session import Options, check, realise
 from hermetic.store import Store
 
 
@@ -26,6 +27,7 @@ from hermetic.store import Store
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Cores that stages may use together [all].")
 @click.option("--keep-failed", is_flag=True, help="Keep the workspace of a failed stage and say where it is.")
 @click.option("--keep-going", is_flag=True, help="After a failure, go on with stages that do not need it.")
+@click.option("--check", "check_", is_flag=True, help="Build the stage once more and grade how alike the two are.")
 @click.option("-o", "--out-link", type=click.Path(path_type=Path), default=Path("result"), show_default=True)
 @click.option("--no-link", is_flag=True, help="Make no link; the path may be collected at any time.")
 def command(
@@ -37,6 +39,7 @@ def command(
     jobs: int | None,
     keep_failed: bool,
     keep_going: bool,
+    check_: bool,
     out_link: Path,
     no_link: bool,
 ) -> None:
@@ -56,6 +59,9 @@ def command(
         indexes=indexes(),
         out_link=None if no_link else Path(os.path.abspath(out_link)),
     )
+    if check_:
+        _check(session, chosen, as_json=as_json)
+        return
     with listener(session.store, as_json=as_json) as display:
         found = realise(session.evaluated, session.store, chosen, display)
     target = found[session.evaluated.wanted[0].key]
@@ -66,6 +72,24 @@ def command(
         console.json_line(result.as_json())
     else:
         console.data(str(path))
+
+
+def _check(session: Opened, chosen: Options, *, as_json: bool) -> None:
+    with listener(session.store, as_json=as_json) as display:
+        checked = check(session.evaluated, session.store, chosen, display)
+    again = str(checked.again.path(session.store))
+    if as_json:
+        console.json_line({"event": "check", "grade": checked.grade, "wanted": checked.wanted, "again": again})
+    else:
+        console.data(checked.grade)
+    if not checked.good:
+        first = checked.first.path(session.store)
+        raise HermeticError(
+            Domain.REPRODUCIBILITY,
+            "grade-too-low",
+            f"{first} and a second build of it are graded {checked.grade}; the stage promises {checked.wanted}",
+            hint=f"hermetic diff {first} {again}",
+        )
 
 
 def _dry_run(session: Opened, *, as_json: bool) -> None:

@@ -54,7 +54,7 @@ async def _ask(
     environment = target.stage.run_environment
     launcher = Launcher(run, {environment: identify(environment, memo)}, indexes)
     mounts = await launcher.environment(environment, lambda *_: None)
-    files = target.stage.runner_files()
+    files = target.stage.files_of(target.stage.runner)
     program = Program(target.name, files, parameters, {"engine": str(store.path(target.key, target.name))})
     errors = os.memfd_create("errors", os.MFD_CLOEXEC)
     try:

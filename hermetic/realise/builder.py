@@ -53,9 +53,12 @@ class Builder:
         )
 
     async def build(
-        self, derivation: Derivation, inputs: Mapping[str, Realisation], resolved: ResolvedKey
+        self, derivation: Derivation, inputs: Mapping[str, Realisation], resolved: ResolvedKey | None
     ) -> Realisation:
-        """Run the stage and take what it leaves. Raises `HermeticError` with domain build, timeout or environment."""
+        """Run the stage and take what it leaves; without `resolved` nobody will adopt it.
+
+        Raises `HermeticError` with domain build, timeout or environment.
+        """
         self._state(derivation, "preparing")
         mounts = await self.launcher.environment(
             derivation.stage.environment,
@@ -69,7 +72,7 @@ class Builder:
         self,
         derivation: Derivation,
         inputs: Mapping[str, Realisation],
-        resolved: ResolvedKey,
+        resolved: ResolvedKey | None,
         mounts: EnvironmentMounts,
         sources: Mapping[str, str],
     ) -> Realisation:
@@ -133,7 +136,7 @@ class Builder:
         self,
         derivation: Derivation,
         inputs: Mapping[str, Realisation],
-        resolved: ResolvedKey,
+        resolved: ResolvedKey | None,
         place: Workspace,
         attempt: Attempt,
     ) -> Realisation:

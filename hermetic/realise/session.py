@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+from hermetic.derivation import Derivation
 from hermetic.digest import Key
 from hermetic.realise.builder import Builder
+from hermetic.realise.check import Checked, build_again
 from hermetic.realise.evaluated import Evaluated
 from hermetic.realise.events import Listener
 from hermetic.realise.launcher import Launcher
@@ -17,7 +20,9 @@ from hermetic.realise.resources import Resources
 from hermetic.realise.scheduler import Scheduler
 from hermetic.store import Realisation, Run, Store
 
-__all__ = ["Options", "realise"]
+__all__ = ["Options", "check", "realise"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,19 +44,34 @@ def realise(evaluated: Evaluated, store: Store, options: Options, listener: List
     Must be called from the main thread: a sandbox dies with the thread that started it.
     """
     with store.begin() as run:
-        found = asyncio.run(_realise(evaluated, run, store, options, listener))
+        builder = _builder(evaluated, run, store, options, listener)
+        scheduler = Scheduler(evaluated.graph, builder, listener, options.keep_going)
+        found = asyncio.run(_stoppable(scheduler.realise([item.key for item in evaluated.wanted])))
         if options.out_link is not None:  # while the run's lease still keeps the collector away
             store.add_root(options.out_link, evaluated.wanted[0].key)
         return found
 
 
-async def _realise(
-    evaluated: Evaluated, run: Run, store: Store, options: Options, listener: Listener
-) -> dict[Key, Realisation]:
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    builder = Builder(
+def check(evaluated: Evaluated, store: Store, options: Options, listener: Listener) -> Checked:
+    """Realise the target and what it is built from, build the target once more, and grade the two.
+
+    Raises as `realise` does.
+    """
+    target = evaluated.wanted[0]
+    with store.begin() as run:
+        builder = _builder(evaluated, run, store, options, listener)
+        return asyncio.run(_stoppable(_check(target, Scheduler(evaluated.graph, builder, listener))))
+
+
+async def _check(target: Derivation, scheduler: Scheduler) -> Checked:
+    roles = dict(target.built_inputs())
+    found = await scheduler.realise([target.key, *roles.values()])
+    inputs = {role: found[key] for role, key in roles.items()}
+    return await build_again(target, found[target.key], inputs, scheduler.builder)
+
+
+def _builder(evaluated: Evaluated, run: Run, store: Store, options: Options, listener: Listener) -> Builder:
+    return Builder(
         store=store,
         run=run,
         launcher=Launcher(run, evaluated.identities, options.indexes),
@@ -59,8 +79,14 @@ async def _realise(
         listener=listener,
         keep_failed=options.keep_failed,
     )
-    scheduler = Scheduler(evaluated.graph, builder, listener, options.keep_going)
+
+
+async def _stoppable(work: Coroutine[None, None, T]) -> T:
+    """Do `work`; SIGTERM stops it as Ctrl-C does, with everything it started."""
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
-        return await scheduler.realise([derivation.key for derivation in evaluated.wanted])
+        return await work
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None

@@ -48,6 +48,9 @@ class Stage(BaseModel):
     programs: ClassVar[tuple[str, ...]] = ()
     #: Programs that ``hermetic run`` starts on the result, the first of them; none if there is nothing to run.
     runner: ClassVar[tuple[str, ...]] = ()
+    #: How alike two builds must be (``bit``, ``structural`` or ``numeric``), and what grades them when they differ.
+    grade: ClassVar[str] = "bit"
+    comparator: ClassVar[tuple[str, ...]] = ()
     #: Platform fields that the result depends on.
     platform: ClassVar[tuple[str, ...]] = ("system",)
 
@@ -126,16 +129,16 @@ class Stage(BaseModel):
 
     def program_files(self) -> dict[str, str]:
         """Path of each program file by the name it has under ``/build/program``; the first one is run."""
-        return {name: os.path.join(self._folder, name) for name in self.programs}
+        return self.files_of(self.programs)
 
     @property
     def run_environment(self) -> Environment:
         """What ``hermetic run`` starts the result in."""
         return self.environment
 
-    def runner_files(self) -> dict[str, str]:
-        """As `program_files`, for what ``hermetic run`` starts."""
-        return {name: os.path.join(self._folder, name) for name in self.runner}
+    def files_of(self, names: tuple[str, ...]) -> dict[str, str]:
+        """Paths of this stage's program files, runner or comparator."""
+        return {name: os.path.join(self._folder, name) for name in names}
 
 
 class Script(Stage):

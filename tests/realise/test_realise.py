@@ -459,3 +459,40 @@ class TestExplanations:
         assert first.endswith("-b")
         assert second.strip().startswith("a: ")
         assert cli("why-depends", f"{name}#a", name).exit_code == 2
+
+
+class TestCheck:
+    """P6: a grade that is printed was measured."""
+
+    def test_equal_builds_are_graded_bit(self, cli, recipe) -> None:
+        name = recipe(CHAIN, a=A, b=B)
+        cli("realise", name)
+        result = cli("realise", name, "--check")
+        assert (result.exit_code, result.lines) == (0, ["bit"])
+
+    def test_other_builds_are_different_and_the_evidence_is_kept(self, cli, recipe, store_root) -> None:
+        name = recipe('a = Script("a.sh", environment=env)', a="$B cat /proc/sys/kernel/random/uuid > /build/out/x")
+        cli("realise", name)
+        result = cli("realise", name, "--check")
+        assert (result.exit_code, result.lines) == (104, ["different"])
+        assert "grade-too-low" in result.stderr
+        (evidence,) = store_root.glob("builds/*/check.json")
+        assert json.loads(evidence.read_text())["evidence"]["differences"][0]["path"] == "x"
+        again = result.stderr.partition("hermetic diff ")[2].split()
+        assert "x: content differs" in cli("diff", *again).stdout
+
+    def test_a_comparator_may_grade_higher(self, cli, recipe, tmp_path) -> None:
+        (tmp_path / "acme.py").write_text(
+            "from hermetic import Stage\n"
+            "class Noisy(Stage):\n"
+            "    kind = 'acme.noisy'\n"
+            "    programs = ('make.sh',)\n"
+            "    grade = 'numeric'\n"
+            "    comparator = ('compare.sh',)\n"
+        )
+        text = "from acme import Noisy\nnoisy = Noisy(environment=env)\n"
+        compare = """$B test -e /build/in/first/x && $B test -e /build/in/second/x &&
+            echo '{"grade": "numeric", "evidence": {"largest": "0.001"}}' > /build/out/grade.json"""
+        make = "$B cat /proc/sys/kernel/random/uuid > /build/out/x"
+        result = cli("realise", recipe(text, make=make, compare=compare), "--check")
+        assert (result.exit_code, result.lines) == (0, ["numeric"])
