@@ -6,7 +6,10 @@ import click
 
 from hermetic.cli import console, options
 from hermetic.cli.common import Opened, opened
-from hermetic.realise.plan import make_plan
+from hermetic.digest import Key
+from hermetic.realise.display import human_bytes, human_time
+from hermetic.realise.forecast import Expected, forecast
+from hermetic.realise.plan import Plan, Step, make_plan
 
 
 @click.command("plan")
@@ -15,21 +18,55 @@ from hermetic.realise.plan import make_plan
 @options.store
 @options.as_json
 def command(reference: str, sets: tuple[str, ...], store: str | None, as_json: bool) -> None:
-    """Show what realise would do: which stages are in place and which would be built. Builds and fetches nothing."""
+    """Show what realise would do: which stages are in place, which would be built, and why. Builds and fetches nothing.
+
+    Times and sizes are those of the last build of a stage of the same name in this store.
+    """
     show(opened(reference, sets, store), as_json=as_json)
 
 
 def show(session: Opened, *, as_json: bool) -> None:
-    """Print the plan on stdout."""
+    """Print the plan on stdout, and what it comes to on stderr."""
     plan = make_plan(session.evaluated.graph, [item.key for item in session.evaluated.wanted], session.store)
+    expected = forecast(plan.to_build, session.store)
     for step in plan.steps:
-        derivation = step.derivation
-        path = str(session.store.path(derivation.key, derivation.name))
         if as_json:
-            console.json_line(
-                {"stage": derivation.name, "key": derivation.key.hex, "action": step.action, "path": path}
-            )
+            console.json_line(_document(step, session, expected))
         else:
-            console.data(f"{step.action:9} {derivation.name:20} {path}")
+            console.data(_line(step, session, expected))
     if not as_json:
-        console.note(f"{len(plan.to_build)} of {len(plan.steps)} stages to build")
+        console.note(_summary(plan, expected))
+
+
+def _document(step: Step, session: Opened, expected: dict[Key, Expected]) -> dict[str, object]:
+    derivation = step.derivation
+    document: dict[str, object] = {
+        "stage": derivation.name,
+        "key": derivation.key.hex,
+        "action": step.action,
+        "path": str(session.store.path(derivation.key, derivation.name)),
+    }
+    guess = expected.get(derivation.key)
+    if guess is not None:
+        document |= {"reason": guess.reason, "expected_seconds": guess.seconds, "expected_bytes": guess.size}
+    return document
+
+
+def _line(step: Step, session: Opened, expected: dict[Key, Expected]) -> str:
+    derivation = step.derivation
+    guess = expected.get(derivation.key)
+    path = session.store.path(derivation.key, derivation.name)
+    if guess is None:
+        return f"{step.action:9} {derivation.name:16} {path}"
+    last = f"  (last time {human_time(guess.seconds)})" if guess.seconds is not None else ""
+    return f"{step.action:9} {derivation.name:16} {path}\n{'':26} {guess.reason}{last}"
+
+
+def _summary(plan: Plan, expected: dict[Key, Expected]) -> str:
+    seconds = sum(guess.seconds or 0 for guess in expected.values())
+    size = sum(guess.size or 0 for guess in expected.values())
+    unknown = sum(guess.seconds is None for guess in expected.values())
+    text = f"{len(plan.to_build)} of {len(plan.steps)} stages to build"
+    if seconds or size:
+        text += f"; about {human_time(seconds)} and {human_bytes(size)} of results, judging by the last builds"
+    return text + (f"; {unknown} never built here" if unknown and seconds else "")
