@@ -61,6 +61,12 @@ def test_every_path_in_it_exists(readme: str, repository: Path) -> None:
     assert [link for link in links if not (repository / link).exists()] == []
 
 
+def test_every_decision_record_is_in_the_index(repository: Path) -> None:
+    folder = repository / "docs" / "adr"
+    index = (folder / "README.md").read_text("utf-8")
+    assert [path.name for path in folder.glob("[0-9]*.md") if f"({path.name})" not in index] == []
+
+
 def test_the_two_commands_come_first(readme: str) -> None:
     first = blocks(readme, "sh")[0].splitlines()
     assert [line.split("#")[0].strip() for line in first] == ["python3 bootstrap.py", "python3 bootstrap.py test"]
