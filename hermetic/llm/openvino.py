@@ -89,6 +89,7 @@ class Quantise(_Stage):
     programs: ClassVar[tuple[str, ...]] = (
         "openvino_quantise.py",
         "openvino_graph.py",
+        "openvino_names.py",
         "openvino_weights.py",
         "calibration.py",
         "lean_nncf.py",
@@ -133,7 +134,12 @@ class Engine(_Stage):
 
     kind: ClassVar[str] = "openvino.engine"
     version: ClassVar[int] = 1
-    programs: ClassVar[tuple[str, ...]] = ("openvino_engine.py", "openvino_tokenizer.py", "stage_file.py")
+    programs: ClassVar[tuple[str, ...]] = (
+        "openvino_engine.py",
+        "openvino_tokenizer.py",
+        "openvino_names.py",
+        "stage_file.py",
+    )
     runner: ClassVar[tuple[str, ...]] = ("openvino_chat.py", "stage_file.py")
 
     environment: InstanceOf[Environment] = Field(default_factory=build_environment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,13 @@ def test_two_runs_leave_the_same_bytes(build: Build, tmp_path: Path) -> None:
         assert everything("a second folder with a longer name") == first
     finally:
         os.sched_setaffinity(0, processors)
+
+
+def test_names_in_the_graph_do_not_count_what_the_process_did(build: Build) -> None:
+    """They did, and differed with the instruction set that a layer was compiled for while it was calibrated."""
+    made = engine(build, checkpoints.TINY, group_size=64, awq=True)
+    for name in ("openvino_model.xml", "openvino_tokenizer.xml", "openvino_detokenizer.xml"):
+        assert not re.search(r'name="[A-Z][A-Za-z0-9]*_\d+"', (made["engine"] / name).read_text())
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import openvino as ov
 from architecture import Architecture
 from openvino import opset15 as ops
 from openvino.op.util import Variable, VariableInfo
+from openvino_names import settle_names
 from safetensors_file import Tensor
 
 Node = Any  # the bindings return nodes and outputs interchangeably and are not typed
@@ -266,4 +267,5 @@ def join(pieces: Iterable[Piece], start: Piece, logits: Node) -> ov.Model:
         [ops.result(logits, name="logits.result")], sinks, list(start.inputs.values()), variables, "decoder"
     )
     model.validate_nodes_and_infer_types()
+    settle_names(model)
     return model

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+from openvino_names import settle_names
 from stage_file import Refused
 from tokenizers import AddedToken, Tokenizer
 
@@ -111,6 +112,7 @@ def convert(path: Path, pad: tuple[str, int], info: dict[str, str | int]) -> tup
         raise Refused(f"tokenizer.json cannot be turned into an OpenVINO graph: {error}") from None
     tokenizer, detokenizer = change_outputs_type(made[0], ov.Type.i64), change_inputs_type(made[1], ov.Type.i64)
     for model in (tokenizer, detokenizer):
+        settle_names(model)
         for key, value in info.items():
             model.set_rt_info(value, key)
     return tokenizer, detokenizer
