@@ -29,7 +29,8 @@ def test_stages_are_module_level_names_and_default_is_the_target(write) -> None:
     recipe = load(
         write(
             HEAD
-            + 'a = Script("a.sh", environment=env)\nb = Script("a.sh", environment=env, inputs={"a": a})\ndefault = b\n',
+            + 'a = Script("a.sh", environment=env)\n'
+            + 'b = Script("a.sh", environment=env, inputs={"a": a})\ndefault = b\n',
             a_dot_sh="",
         )
     )
