@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,11 +15,11 @@ __all__ = ["Row", "failures", "table", "timed_row", "write"]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One measured value. `limit` is what it must not exceed, in the same unit; peers have none."""
+    """One measured value, None if it could not be had. `limit` is what it must not exceed, in its unit; peers have none."""
 
     figure: str
     what: str
-    value: float
+    value: float | None
     unit: str
     runs: int = 1
     spread: tuple[float, float] | None = None  # smallest and largest
@@ -30,7 +29,7 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        return self.limit is None or (math.isfinite(self.value) and self.value <= self.limit)
+        return self.value is not None and (self.limit is None or self.value <= self.limit)
 
 
 def timed_row(figure: str, what: str, samples: Sequence[Sample], *, unit: str = "s", **more: object) -> Row:
@@ -65,7 +64,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     spread = f"{_number(row.spread[0])}-{_number(row.spread[1])}" if row.spread else ""
     limit = "" if row.limit is None else f"{_number(row.limit)} {row.unit} {'kept' if row.holds else 'MISSED'}"
     peak = "" if row.peak_mb is None else f"{row.peak_mb:.0f}"
-    return (row.figure, row.what, f"{_number(row.value)} {row.unit}", spread, str(row.runs), peak, limit, row.note)
+    value = "" if row.value is None else f"{_number(row.value)} {row.unit}"
+    return (row.figure, row.what, value, spread, str(row.runs), peak, limit, row.note)
 
 
 def _number(value: float) -> str:
