@@ -15,7 +15,7 @@ __all__ = ["Row", "failures", "table", "timed_row", "write"]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One measured value, None if it could not be had. `limit` is what it must not exceed, in its unit; peers have none."""
+    """A measured value, None if it could not be had. `limit`, in its unit, must not be exceeded; peers have none."""
 
     figure: str
     what: str
