@@ -125,18 +125,29 @@ def _amount(row: Row, seconds: float) -> str:
 _SHOWN = FINAL | {"waiting", "building"}
 
 
+_PATIENCE = 5.0  # seconds between two lines about one stage's bytes
+
+
 class Plain:
-    """One line when a stage starts to run and one when it ends."""
+    """One line when a stage starts to run, one when it ends, and one every few seconds while bytes arrive."""
 
     def __init__(self, state: State) -> None:
         self.state = state
+        self._last: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
         row = self.state.apply(event)
-        if event.kind == "state" and row is not None and row.state in _SHOWN:
-            line = describe(row, event.at, self.state.expected(row.name))
-            sys.stderr.write(f"{_MARKS.get(row.state, '▸')} {row.name}  {line}\n")
-            sys.stderr.flush()
+        if row is None or not self._worth_a_line(event, row):
+            return
+        self._last[event.key] = event.at
+        line = describe(row, event.at, self.state.expected(row.name))
+        sys.stderr.write(f"{_MARKS.get(row.state, '▸')} {row.name}  {line}\n")
+        sys.stderr.flush()
+
+    def _worth_a_line(self, event: Event, row: Row) -> bool:
+        if event.kind == "progress":
+            return event.at - self._last.setdefault(event.key, row.started) >= _PATIENCE
+        return event.kind == "state" and row.state in _SHOWN
 
     def __enter__(self) -> Self:
         return self

@@ -54,6 +54,20 @@ def test_plain_lines_without_a_terminal(monkeypatch) -> None:
     ]
 
 
+def test_bytes_are_told_every_few_seconds_without_a_terminal(monkeypatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    show = Plain(State())
+    show(Event("plan", data={"steps": [{"stage": "a", "key": "1", "action": "build"}]}, at=0.0))
+    show(Event("state", "a", "1", {"state": "preparing"}, at=100.0))
+    for second in range(1, 13):
+        show(Event("progress", "a", "1", {"what": "wheels", "done": second * 10**7}, at=100.0 + second))
+    assert stream.getvalue().splitlines() == [
+        "▸ a  preparing  wheels  50.0 MB  10.0 MB/s  5.0s",
+        "▸ a  preparing  wheels  100.0 MB  10.0 MB/s  10s",
+    ]
+
+
 def test_output_is_cut_into_lines_also_by_carriage_returns() -> None:
     seen: list[str] = []
     lines = Lines(seen.append)
