@@ -27,7 +27,8 @@ VERBS = {
     "why-depends": ("why_depends", "Show through which inputs one store path came from another."),
     "diff": ("diff", "Show how two store paths differ, file by file and field by field."),
     "verify": ("verify", "Hash everything in the store again and name every difference."),
-    "root": ("root", "List and add what keeps store paths alive."),
+    "gc": ("gc", "Remove store paths that nothing keeps alive."),
+    "root": ("root", "List, add and remove what keeps store paths alive."),
     "config": ("config", "Show every setting and where it came from."),
 }
 

@@ -9,11 +9,12 @@ import click
 
 from hermetic.cli import console, options
 from hermetic.cli.common import open_store
+from hermetic.errors import Domain, HermeticError
 
 
 @click.group("root")
 def command() -> None:
-    """List and add what keeps store paths alive. A root is a symlink; deleting the link ends it too."""
+    """List, add and remove what keeps store paths alive. A root is a symlink; deleting the link ends it too."""
 
 
 @command.command("list")
@@ -36,3 +37,19 @@ def add(link: Path, target: str, store: str | None) -> None:
     """Make LINK point at a store path and keep that path alive."""
     place = open_store(store)
     place.add_root(Path(os.path.abspath(link)), place.find(target).key)
+
+
+@command.command("remove")
+@click.argument("links", metavar="LINK...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.store
+def remove(links: tuple[Path, ...], store: str | None) -> None:
+    """Take roots back, with the links themselves; what they kept alive goes with the next `hermetic gc`.
+
+    LINK may also be a record below the store's roots folder, for one that cannot be read any more.
+    """
+    place = open_store(store)
+    unknown = [link for link in links if not place.remove_root(link)]
+    if unknown:
+        names = ", ".join(map(str, unknown))
+        hint = "hermetic root list shows every root"
+        raise HermeticError(Domain.USAGE, "no-root", f"not a root of {place.root}: {names}", hint=hint)

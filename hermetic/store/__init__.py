@@ -6,6 +6,7 @@ Names are loaded on first use, so that `hermetic.store.peek` costs nothing but i
 TYPE_CHECKING = False  # what typing.TYPE_CHECKING is, without importing typing
 if TYPE_CHECKING:
     from hermetic.store.attempts import Attempt
+    from hermetic.store.collecting import Collection, Fate, Wishes
     from hermetic.store.locks import KeyLock
     from hermetic.store.manifest import Entry, Manifest
     from hermetic.store.realisation import Realisation
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attempt",
+    "Collection",
     "Entry",
+    "Fate",
     "KeyLock",
     "Limits",
     "Manifest",
@@ -27,13 +30,16 @@ __all__ = [
     "Root",
     "Run",
     "Store",
+    "Wishes",
     "Workspace",
     "remove_tree",
 ]
 
 _HOMES = {
     "Attempt": "attempts",
+    "Collection": "collecting",
     "Entry": "manifest",
+    "Fate": "collecting",
     "KeyLock": "locks",
     "Limits": "walk",
     "Manifest": "manifest",
@@ -42,6 +48,7 @@ _HOMES = {
     "Root": "roots",
     "Run": "run",
     "Store": "store",
+    "Wishes": "collecting",
     "Workspace": "run",
     "remove_tree": "removal",
 }

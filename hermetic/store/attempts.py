@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 from hermetic.digest import Key
 from hermetic.store.faults import storing
 from hermetic.store.layout import Layout, write_atomic
+from hermetic.store.removal import remove_tree
 
-__all__ = ["Attempt", "durations", "find", "like", "newest_first", "start"]
+__all__ = ["Attempt", "durations", "find", "like", "newest_first", "prune", "start", "successes"]
 
 RUNNING = "running"
 
@@ -91,6 +93,35 @@ def durations(layout: Layout) -> dict[str, float]:
         if attempt.outcome == "exited" and (before is None or before.ended <= attempt.ended):
             newest[attempt.name] = attempt
     return {name: float(attempt.ended - attempt.started) for name, attempt in newest.items()}
+
+
+def successes(layout: Layout) -> dict[str, float]:
+    """Seconds that the newest successful attempt at each key took, by the key in base-32."""
+    found: dict[str, float] = {}
+    for name in sorted(os.listdir(layout.folder("builds")), reverse=True):  # of each key the newest first
+        if name[:32] not in found and (attempt := find(layout, name)) is not None and attempt.outcome == "exited":
+            found[name[:32]] = float(attempt.ended - attempt.started)
+    return found
+
+
+def prune(layout: Layout, before: float, alive: Collection[str], *, dry_run: bool) -> int:
+    """Remove the attempts that ended before that Unix time, with their logs; say how many they are.
+
+    Of the base-32 keys `alive` the newest success stays: it says what the path cost. What runs stays as well.
+    """
+    kept: set[str] = set()
+    count = 0
+    for name in sorted(os.listdir(layout.folder("builds")), reverse=True):
+        attempt = find(layout, name)
+        if attempt is None or (attempt.outcome == RUNNING and not attempt.interrupted):
+            continue
+        if attempt.outcome == "exited" and name[:32] in alive and name[:32] not in kept:
+            kept.add(name[:32])
+        elif (attempt.ended or attempt.started) < before:
+            count += 1
+            if not dry_run:
+                remove_tree(str(attempt.folder))
+    return count
 
 
 def find(layout: Layout, identity: str) -> Attempt | None:

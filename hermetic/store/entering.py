@@ -28,6 +28,7 @@ from hermetic.store.ingest import (
     open_top,
 )
 from hermetic.store.layout import write_atomic
+from hermetic.store.locks import collector_locked_out
 from hermetic.store.realisation import Realisation
 from hermetic.store.removal import remove_tree
 from hermetic.store.syncpoint import reach
@@ -79,10 +80,12 @@ class Entrance:
                     reach("ingest.after-files")
                     close_folders(top, found)
                     reach("ingest.after-folders")
-                    digest = manifest.digest_folders(found)
-                    manifest.write(self._layout, digest, manifest.encode(found))
-                    reach("ingest.after-manifest")
-                    self._enter(tree, top, digest, found.size, record)
+                    digest, data = manifest.digest_folders(found), manifest.encode(found)
+                    # A manifest that no record names is garbage, and so is an output without a record.
+                    with collector_locked_out(self._layout.root):
+                        manifest.write(self._layout, digest, data)
+                        reach("ingest.after-manifest")
+                        self._enter(tree, top, digest, found.size, record)
             finally:
                 os.close(top)
         return self._done()
@@ -90,8 +93,10 @@ class Entrance:
     def adopt(self, existing: Realisation, platform: dict[str, Value], *, impure: bool) -> Realisation:
         if (present := self._store.realisation(self._key)) is not None:
             return present
-        known = manifest.read(self._layout, existing.tree)
-        with self._scratch() as (scratch, descriptor):
+        # What is adopted, and its manifest, must still be there when the new record names them.
+        with collector_locked_out(self._layout.root), self._scratch() as (scratch, descriptor):
+            known = manifest.read(self._layout, existing.tree)
+            reach("adopt.after-manifest")
             old = open_top(self._layout.output(existing.key, existing.name))
             try:
                 found = survey(old, self._store.limits, existing.references)

@@ -14,7 +14,7 @@ from hermetic.store.faults import storing
 if TYPE_CHECKING:
     from filelock import FileLock
 
-__all__ = ["KeyLock", "collector_locked_out", "hold", "is_held", "remove_unheld"]
+__all__ = ["KeyLock", "collector_alone", "collector_locked_out", "hold", "is_held", "remove_unheld"]
 
 
 class KeyLock:
@@ -74,9 +74,22 @@ class KeyLock:
 @contextmanager
 def collector_locked_out(root: str) -> Iterator[None]:
     """The shared side of the gc lock: what happens inside is seen by the collector before or after, never halfway."""
+    with _gc_lock(root, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def collector_alone(root: str) -> Iterator[None]:
+    """The exclusive side: nobody takes a lease, makes a root or enters an output meanwhile. Waits for those who do."""
+    with _gc_lock(root, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def _gc_lock(root: str, side: int) -> Iterator[None]:
     descriptor = os.open(f"{root}/locks/gc", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        fcntl.flock(descriptor, side)
         yield
     finally:
         os.close(descriptor)

@@ -10,7 +10,7 @@ from hermetic.store import realisation
 from hermetic.store.layout import Layout
 from hermetic.store.realisation import Realisation
 
-__all__ = ["keys", "names_below", "newest_first", "read_record"]
+__all__ = ["keys", "names_below", "newest_first", "read_all", "read_record"]
 
 
 def read_record(layout: Layout, key: Key) -> Realisation | None:
@@ -21,6 +21,18 @@ def read_record(layout: Layout, key: Key) -> Realisation | None:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return record if record.key == key else None
+
+
+def read_all(layout: Layout) -> tuple[list[Realisation], list[Key]]:
+    """Every record that can be read, and the keys of those that cannot. By key."""
+    good, bad = [], []
+    for key in keys(layout):
+        record = read_record(layout, key)
+        if record is not None:
+            good.append(record)
+        elif os.path.lexists(layout.record(key)):
+            bad.append(key)
+    return good, bad
 
 
 def keys(layout: Layout) -> Iterator[Key]:

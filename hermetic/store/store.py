@@ -24,6 +24,7 @@ from hermetic.store.walk import Limits
 if TYPE_CHECKING:
     from hermetic.canonical import Value
     from hermetic.store.attempts import Attempt
+    from hermetic.store.collecting import Collection, Wishes
     from hermetic.store.manifest import Manifest
     from hermetic.store.roots import Root
     from hermetic.store.run import Run
@@ -84,6 +85,10 @@ class Store:
         if record is None or not os.path.isdir(self.layout.output(key, record.name)):
             return None
         return record if self._is_sure(record) else None
+
+    def records(self) -> Iterator[Realisation]:
+        """Everything that is realised, by key, as `realisation` gives it."""
+        return (record for key in records.keys(self.layout) if (record := self.realisation(key)) is not None)
 
     def _is_sure(self, record: Realisation) -> bool:
         if record.run not in self.pending.of_other_boots():
@@ -177,13 +182,17 @@ class Store:
         Raises `HermeticError` (environment/store-read-only, environment/store-full).
         """
         from hermetic.store.run import Run  # noqa: PLC0415  # reading needs none of it
+
+        self._tidy()
+        return Run(self)
+
+    def _tidy(self) -> None:
         from hermetic.store.sweep import sweep  # noqa: PLC0415
 
         with storing(str(self.root)):
             sweep(self.layout)
             if self.pending.of_other_boots():
                 self._recover()
-        return Run(self)
 
     def _recover(self) -> None:
         from hermetic.store.recovery import recover  # noqa: PLC0415
@@ -223,6 +232,24 @@ class Store:
         if (record := self.realisation(key)) is None:
             raise self._unknown(key.hex)
         roots.add(self.layout, os.fspath(link), key, self.layout.output(key, record.name))
+
+    def remove_root(self, link: str | os.PathLike[str]) -> bool:
+        """Take back the root at `link`, and the link itself if it leads into a store; say whether there was a root."""
+        from hermetic.store import roots  # noqa: PLC0415
+
+        return roots.remove(self.layout, os.fspath(link))
+
+    def collect(self, wishes: Wishes) -> Collection:
+        """Remove what no root, profile or running build needs; see `Wishes` for how much of it.
+
+        Raises `HermeticError`: store/unreadable-root and store/unreadable-lease, before anything is touched;
+        environment/not-the-owner; environment/store-read-only.
+        """
+        from hermetic.store.collecting import collect  # noqa: PLC0415  # only who collects pays for it
+
+        if not wishes.dry_run:
+            self._tidy()
+        return collect(self, wishes)
 
     def manifest(self, tree: TreeDigest) -> Manifest:
         """Everything in a tree. Raises `HermeticError` (store/unknown-tree, store/corrupt)."""

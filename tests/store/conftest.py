@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from store_kit import _removed, bench, script, shared_path, store
+from store_kit import _removed, bench, script, shared_path, source, store
 
-__all__ = ["_removed", "bench", "script", "shared_path", "store"]
+__all__ = ["_removed", "bench", "script", "shared_path", "source", "store"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -135,6 +137,11 @@ def store(bench: Bench) -> Store:
 
 
 @pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return fill(tmp_path / "source", {"recipe.py": b"x", "data": {"a": b"{}"}})
+
+
+@pytest.fixture
 def shared_path() -> Iterator[Path]:
     """A folder that every user can reach, owned by nobody when we are root, removed with all that is in it."""
     path = tempfile.mkdtemp(prefix="hermetic-store-")
@@ -200,6 +207,32 @@ def start_script(
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@contextmanager
+def frozen(root: Path, point: str, body: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs `body` and stands still at `point` until the block ends; then it must finish well."""
+    fifo = root.parent / f"fifo-{os.urandom(4).hex()}"
+    os.mkfifo(fifo)
+    process = start_script(body, root, *arguments, env={"HERMETIC_TEST_SYNC": f"{point}:{fifo}"})
+    try:
+        assert fifo.read_text() == point.partition("#")[0] + "\n", process.communicate()
+        yield process
+        fifo.write_text("")
+        assert process.wait(60) == 0, process.stderr and process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def collector_is_locked_out(root: Path) -> bool:
+    """Whether somebody holds the gc lock, so that a collection would wait."""
+    with open(root / "locks" / "gc", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def environment() -> dict[str, str]:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from store_kit import ENGINE, Bench, Script, digest_of, fill, key_of, start_script
+from store_kit import ENGINE, Bench, Script, digest_of, frozen, key_of
 
-import hermetic.store
 from hermetic.store import Store, peek
 
 # Everything a driver does with a store, once.
@@ -31,9 +27,10 @@ with bench.store.begin() as run:
 ONCE = [
     "create.after-unfinished", "create.after-folders", "create.after-format", "run.after-lease", "run.after-marker",
     "ingest.after-survey", "ingest.after-copy", "ingest.after-files", "ingest.after-folders", "ingest.after-manifest",
-    "adopt.after-links", "root.after-record", "root.after-temporary", "root.after-link",
+    "adopt.after-manifest", "adopt.after-links", "root.after-record", "root.after-temporary", "root.after-link",
     "close.after-sync", "close.after-marker",
 ]  # fmt: skip
+ONE = "Bench(Store.open(arguments[0])).make(ENGINE)"
 # In the ingest, and again in the adoption.
 SHARED = [
     "enter.after-old-record", "enter.after-old-output", "enter.after-rename", "enter.after-mode",
@@ -58,11 +55,6 @@ def check(root: Path) -> set[str]:
         assert {oct(p.stat().st_mode & 0o7777) for p in (output, *output.rglob("*")) if p.is_dir()} == {"0o555"}
         names.add(record["name"])
     return names
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return fill(tmp_path / "source", {"recipe.py": b"x", "data": {"a": b"{}"}})
 
 
 def check_tidy(root: Path) -> None:
@@ -96,14 +88,6 @@ def test_killed_while_recovering(tmp_path: Path, source: Path, script: Script, p
     assert check(root) == {"engine", "adopted"}
     script(EVERYTHING, root, source, link, env={"HERMETIC_TEST_BOOT_ID": "two"})
     check_tidy(root)
-
-
-def test_the_matrix_has_every_sync_point() -> None:
-    folder = Path(hermetic.store.__file__).parent
-    points = {
-        name for path in folder.glob("*.py") for name in re.findall(r'reach\("([^"]+)"\)', path.read_text("utf-8"))
-    }
-    assert points == {name.partition("#")[0] for name in MATRIX + RECOVERY}
 
 
 def damage(path: Path) -> None:
@@ -202,29 +186,10 @@ class TestAnotherBoot:
 class TestFrozen:
     """Two drivers, one of which stands still between two steps."""
 
-    @staticmethod
-    @contextmanager
-    def frozen(root: Path, point: str, nth: str = "") -> Iterator[None]:
-        fifo = root.parent / "fifo"
-        os.mkfifo(fifo)
-        process = start_script(
-            "bench = Bench(Store.open(arguments[0])); bench.make(ENGINE)",
-            root,
-            env={"HERMETIC_TEST_SYNC": f"{point}:{fifo}"},
-        )
-        try:
-            assert fifo.read_text() == point + "\n"
-            yield
-            fifo.write_text("")
-            assert process.wait(30) == 0, process.stderr and process.stderr.read()
-        finally:
-            process.kill()
-            process.communicate()
-
     @pytest.mark.parametrize("point", ["enter.after-rename", "enter.after-mode", "enter.after-preimage"])
     def test_a_path_without_its_record_does_not_exist(self, bench: Bench, point: str) -> None:
         store, key = bench.store, key_of("engine")
-        with self.frozen(store.root, point):
+        with frozen(store.root, point, ONE):
             assert store.path(key, "engine").exists()
             assert store.realisation(key) is None
             assert not peek.realised(str(store.root), key.hex, "engine")
@@ -233,7 +198,7 @@ class TestFrozen:
             assert store.realisation(key) is not None
 
     def test_a_live_workspace_is_not_swept(self, bench: Bench) -> None:
-        with self.frozen(bench.store.root, "ingest.after-survey"):
+        with frozen(bench.store.root, "ingest.after-survey", ONE):
             bench.make({"a": b""}, "other")
             assert os.listdir(bench.store.root / "tmp")
         assert bench.store.verify() == []
@@ -241,7 +206,7 @@ class TestFrozen:
         assert os.listdir(bench.store.root / "tmp") == []
 
     def test_a_live_runs_marker_stays(self, bench: Bench) -> None:
-        with self.frozen(bench.store.root, "ingest.after-survey"):
+        with frozen(bench.store.root, "ingest.after-survey", ONE):
             (alive,) = bench.store.pending.of_this_boot()
             bench.make({"a": b""}, "other")
             assert bench.store.pending.of_this_boot() == [alive]

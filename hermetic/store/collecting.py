@@ -1,0 +1,188 @@
+"""The collector: remove what no root, profile or running build needs, with nobody able to see it half done.
+
+Everything that decides happens with the collector alone (the exclusive side of the gc lock): mark, unlink the
+records of the victims, one sync, move the outputs into the trash. From the sync on no reader can be shown a path
+that is about to go, whatever dies and however; what takes long, unlinking the trash, happens with the lock released.
+A collector that is stopped leaves what the next one finishes: trash, outputs without a record, manifests and blobs
+that nobody refers to.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hermetic.digest import Key
+from hermetic.errors import Domain, HermeticError
+from hermetic.store import attempts, records, trash
+from hermetic.store.choosing import Choice, choose
+from hermetic.store.faults import storing
+from hermetic.store.leftovers import Leftover, leftovers
+from hermetic.store.locks import collector_alone
+from hermetic.store.pending import sync_file_system
+from hermetic.store.realisation import Realisation
+from hermetic.store.syncpoint import reach
+
+if TYPE_CHECKING:
+    from hermetic.store.store import Store
+
+__all__ = ["Collection", "Fate", "Wishes", "collect"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What to collect: everything dead, unless a field narrows it.
+
+    With `max_size` or `min_free`, in bytes, only as much as it takes until the outputs take no more than the one, or
+    the file system has the other free. With `older_than`, in seconds, only what was realised that long ago; the
+    attempts that ended before then go too, with their logs.
+    """
+
+    max_size: int | None = None
+    min_free: int | None = None
+    older_than: float | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of one store path, or would become of it.
+
+    `freed` are the bytes that went with it and that no surviving path shares, counted for the last to go of those
+    that share them; `key` is None for what has no record.
+    """
+
+    path: Path
+    key: Key | None
+    removed: bool
+    freed: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What a collection did, or with `dry_run` would do.
+
+    `freed` are bytes of files; `attempts` says how many records of builds went, `short` how many bytes are missing to
+    what was asked for although everything dead is gone.
+    """
+
+    fates: tuple[Fate, ...]
+    freed: int
+    attempts: int
+    short: int
+    dry_run: bool
+
+    @property
+    def removed(self) -> tuple[Fate, ...]:
+        return tuple(fate for fate in self.fates if fate.removed)
+
+    @property
+    def kept(self) -> tuple[Fate, ...]:
+        return tuple(fate for fate in self.fates if not fate.removed)
+
+
+def collect(store: Store, wishes: Wishes) -> Collection:
+    """Collect in `store`. Waits for whoever is just entering an output, making a root or taking a lease.
+
+    Raises `HermeticError`: store/unreadable-root and store/unreadable-lease, before anything is touched;
+    environment/not-the-owner; environment/store-read-only.
+    """
+    layout = store.layout
+    _check_owner(layout.root)
+    with storing(layout.root):
+        with collector_alone(layout.root):
+            found = leftovers(layout)
+            choice = choose(layout, wishes.max_size, wishes.min_free, _before(wishes), spare=_size(found))
+            reach("gc.after-mark")
+            if not wishes.dry_run:
+                _take_away(store, choice, found)
+        reach("gc.after-release")
+        if not wishes.dry_run:
+            trash.empty(layout)
+            trash.sweep_blobs(layout)
+        pruned = _prune(store, wishes, choice)
+    return _report(store, wishes, choice, found, pruned)
+
+
+def _check_owner(root: str) -> None:
+    owner = os.stat(root).st_uid
+    if os.geteuid() not in (0, owner):
+        raise HermeticError(
+            Domain.ENVIRONMENT,
+            "not-the-owner",
+            f"the store at {root} belongs to user {owner}; only they or root may collect in it",
+            hint="ask them to run `hermetic gc`",
+        )
+
+
+def _before(wishes: Wishes) -> float | None:
+    return None if wishes.older_than is None else time.time() - wishes.older_than
+
+
+def _size(found: list[Leftover]) -> int:
+    return sum(leftover.size for leftover in found)
+
+
+def _take_away(store: Store, choice: Choice, found: list[Leftover]) -> None:
+    """Unlink the records, make sure of it, and move what they vouched for out of sight."""
+    layout = store.layout
+    for record in choice.victims:
+        if record.resolved is not None:
+            _forget_resolved(layout.resolved(record.resolved), record.key)
+            reach("gc.after-resolved")
+        _unlink(layout.record(record.key))
+        reach("gc.after-record")
+    if choice.victims:
+        # Or after a power loss a record could be back whose output is not.
+        sync_file_system(layout.root)
+    reach("gc.after-sync")
+    for path in [layout.output(r.key, r.name) for r in choice.victims] + [str(leftover.path) for leftover in found]:
+        trash.throw(layout, path)
+        reach("gc.after-move")
+    needed = {record.tree.hex for record in choice.survivors}
+    for name in records.names_below(layout.folder("trees")):
+        if name not in needed:
+            _unlink(f"{layout.root}/trees/{name[:2]}/{name}")
+            reach("gc.after-manifest")
+
+
+def _forget_resolved(folder: str, key: Key) -> None:
+    _unlink(f"{folder}/{key.hex}")
+    with suppress(OSError):  # others resolved so too
+        os.rmdir(folder)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def _prune(store: Store, wishes: Wishes, choice: Choice) -> int:
+    before = _before(wishes)
+    if before is None:
+        return 0
+    alive = {record.key.base32 for record in choice.survivors}
+    return attempts.prune(store.layout, before, alive, dry_run=wishes.dry_run)
+
+
+def _report(store: Store, wishes: Wishes, choice: Choice, found: list[Leftover], pruned: int) -> Collection:
+    fates = [_fate(store, record, choice.freed[record.key.base32], choice.reasons) for record in choice.victims]
+    gone = [Fate(leftover.path, None, True, leftover.size, leftover.reason) for leftover in found]
+    doubted = [
+        Fate(Path(store.layout.record(key)), key, False, 0, "it cannot be read: `hermetic verify --repair` drops it")
+        for key in choice.damaged
+    ]
+    stay = [replace(_fate(store, record, 0, choice.reasons), removed=False) for record in choice.survivors]
+    freed = sum(fate.freed for fate in (*fates, *gone))
+    return Collection((*fates, *gone, *stay, *doubted), freed, pruned, choice.short, wishes.dry_run)
+
+
+def _fate(store: Store, record: Realisation, freed: int, reasons: dict[str, str]) -> Fate:
+    return Fate(store.path(record.key, record.name), record.key, True, freed, reasons[record.key.base32])

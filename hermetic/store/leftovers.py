@@ -1,0 +1,54 @@
+"""What killed processes left in ``store/`` and ``trash/``: no reader is shown it, the next collector removes it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermetic.store import records
+from hermetic.store.layout import Layout
+
+__all__ = ["Leftover", "leftovers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A tree without a record. `size` are the bytes of files that only it, and the blobs, link to."""
+
+    path: Path
+    size: int
+    reason: str
+
+
+def leftovers(layout: Layout) -> list[Leftover]:
+    """All of them. Call it with the collector alone: nobody is between moving an output and recording it then."""
+    names = {key.base32 for key in records.keys(layout)}
+    orphans = [name for name in sorted(os.listdir(layout.folder("store"))) if name[:32] not in names]
+    thrown = sorted(os.listdir(layout.folder("trash")))
+    return [
+        *(_leftover(f"{layout.root}/store/{name}", "its build was killed before it was recorded") for name in orphans),
+        *(_leftover(f"{layout.root}/trash/{name}", "left by a collector that was stopped") for name in thrown),
+    ]
+
+
+def _leftover(path: str, reason: str) -> Leftover:
+    return Leftover(Path(path), _size(path), reason)
+
+
+def _size(top: str) -> int:
+    seen: Counter[int] = Counter()
+    files: dict[int, os.stat_result] = {}
+    for folder, _, names in os.walk(top):
+        for name in names:
+            try:
+                status = os.lstat(os.path.join(folder, name))
+            except FileNotFoundError:  # another collector is emptying the trash
+                continue
+            if stat.S_ISREG(status.st_mode):
+                seen[status.st_ino] += 1
+                files[status.st_ino] = status
+    # One further link is the blob's; a second is another output's, or a workspace's.
+    return sum(status.st_size for inode, status in files.items() if status.st_nlink <= seen[inode] + 1)
