@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hermetic.recipe import evaluation
+from hermetic.errors import HermeticError
+from hermetic.recipe import evaluation, lockfile
+from hermetic.recipe.image_reference import parse_reference
 
-__all__ = ["Environment", "Host", "PythonEnv"]
+__all__ = ["Environment", "Host", "Image", "PythonEnv", "locking"]
+
+_locking: ContextVar[bool] = ContextVar("locking", default=False)
 
 
 class Environment(BaseModel):
-    """Base of `PythonEnv` and `Host`."""
+    """Base of `PythonEnv`, `Image` and `Host`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     kind: ClassVar[str] = ""
@@ -49,6 +56,86 @@ class Host(Environment):
     kind: ClassVar[str] = "host"
     paths: tuple[str, ...]
     python: str = ""
+
+
+class Image(Environment):
+    """The root file system of an OCI image, pinned to its manifest's digest; nothing else of the image but its ``Env``.
+
+    `reference` is ``registry.example.com/name:tag``, ``oci:PATH:TAG``, ``oci-archive:PATH:TAG``,
+    ``containers-storage:NAME`` (podman's) or ``docker-daemon:NAME``. Which manifest it stands for is what the lock file
+    beside the recipe says (``hermetic lock RECIPE``), or the reference itself: ``name@sha256:…``. Only that digest
+    enters keys; where the image is brought from does not. `python` is the interpreter inside that starts ``.py``
+    programs: a path, or a name found through the image's ``PATH``.
+
+    `digest`, `config` and `variables` are the lock file's; `location` is `reference` with its path made absolute.
+    """
+
+    kind: ClassVar[str] = "image"
+    reference: str
+    python: str = "python3"
+    location: str = Field(repr=False)
+    digest: str = ""
+    config: str = Field("", repr=False)
+    variables: tuple[str, ...] = Field((), repr=False)
+
+    def __init__(self, reference: str, *, python: str = "python3", **data: Any) -> None:
+        data = {"location": _located(reference), **_pinned(reference), **data}
+        data |= {"reference": reference, "python": python}
+        super().__init__(**data)
+
+
+@contextmanager
+def locking() -> Iterator[None]:
+    """Inside, an `Image` without a lock entry is no mistake: somebody evaluates the recipe to write them."""
+    token = _locking.set(True)
+    try:
+        yield
+    finally:
+        _locking.reset(token)
+
+
+def _located(reference: str) -> str:
+    transport, colon, path = reference.partition(":")
+    return f"{transport}:{evaluation.resolve(path)}" if colon and transport in {"oci", "oci-archive"} else reference
+
+
+def _pinned(reference: str) -> dict[str, Any]:
+    """The fields that the lock file, or else the reference itself, gives an `Image`; mistakes are reported."""
+    try:
+        given = parse_reference(reference).digest
+        entry = _entry(reference)
+    except ValueError as error:
+        evaluation.fail("image-reference", f"{reference!r} names no image: {error}")
+        return {}
+    except HermeticError as error:
+        evaluation.fail(error.reason, error.message, hint=error.hint)
+        return {}
+    found = entry.platforms.get(lockfile.PLATFORM) if entry is not None else None
+    if found is not None:
+        return {"digest": found.digest, "config": found.config, "variables": found.variables}
+    if not given and not _locking.get():
+        _not_locked(reference, entry)
+    return {"digest": given}
+
+
+def _entry(reference: str) -> lockfile.ImageEntry | None:
+    running = evaluation.current()
+    return lockfile.LockFile.read(lockfile.lock_path(running.file)).images.get(reference) if running else None
+
+
+def _not_locked(reference: str, entry: lockfile.ImageEntry | None) -> None:
+    running = evaluation.current()
+    recipe = running.shown(running.file) if running is not None else "RECIPE"
+    hint = f"hermetic lock {recipe}"
+    if entry is None:
+        evaluation.fail("not-locked", f"the image {reference!r} is not locked to a digest", hint=hint)
+    elif entry.unresolved:
+        message = f"the image {reference!r} could not be locked: {entry.unresolved}"
+        evaluation.fail("unresolved", message, hint=f"where it can be asked for: {hint}")
+    else:
+        there = ", ".join(sorted(entry.platforms))
+        message = f"the image {reference!r} is there for {there}, not for {lockfile.PLATFORM}"
+        evaluation.fail("image-platform", message, hint=f"use another tag, or ask again: {hint} --update {reference}")
 
 
 def _read(path: str) -> str:
