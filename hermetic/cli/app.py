@@ -20,6 +20,7 @@ VERBS = {
     "build": ("realise", "Another name for realise."),
     "plan": ("plan", "Show what realise would do, and why."),
     "run": ("run", "Ask an engine something: hermetic run RECIPE#engine PROMPT."),
+    "lock": ("lock", "Ask what a recipe's images stand for, and write its lock file."),
     "path": ("path", "Print the store path of a stage without building it."),
     "log": ("log", "Show what a stage printed when it was built."),
     "tree": ("tree", "Show what a store path was built from."),

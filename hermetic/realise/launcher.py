@@ -84,6 +84,8 @@ class Launcher:
             environment=mounts.variables,
             limits=limits,
             symlinks=mounts.symlinks,
+            root=mounts.root,
+            image=mounts.image,
         )
         return await runner.run(plan, log=log, on_output=on_output, on_answer=on_answer)
 

@@ -16,6 +16,7 @@ __all__ = [
     "CWD",
     "EMPTIED",
     "ENV",
+    "ENV_PATH",
     "ETC",
     "FOLDERS",
     "GID",
@@ -47,6 +48,7 @@ HOME: Final = "/build/home"
 PROGRAM: Final = "/build/program"
 STAGE: Final = "/build/stage.json"
 ENV: Final = "/build/env"
+ENV_PATH: Final = "/build/env/wheels/bin:/build/env/python/bin"
 CWD: Final = TMP
 FOLDERS: Final = (BUILD, ENV, "/etc", "/var")
 WORKSPACE_READ_ONLY: Final = ("in", "program", "stage.json")
@@ -63,7 +65,7 @@ VARIABLES: Final[Mapping[str, str]] = MappingProxyType(
         "HOME": HOME,
         "LC_ALL": "C.UTF-8",
         "LOGNAME": "build",
-        "PATH": "/build/env/wheels/bin:/build/env/python/bin:/usr/local/bin:/usr/bin:/bin",
+        "PATH": f"{ENV_PATH}:/usr/local/bin:/usr/bin:/bin",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
         "PYTHONNOUSERSITE": "1",

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hermetic.errors import Domain, HermeticError
-from hermetic.recipe.environments import Environment, Host, PythonEnv
+from hermetic.recipe.environments import Environment, Host, Image, PythonEnv
 from hermetic.recipe.memo import Memo
-from hermetic.sandbox import abi, host, python
+from hermetic.sandbox import abi, host, images, python
 from hermetic.sandbox.plan import Mount
 
 if TYPE_CHECKING:
     from hermetic.canonical import Value
     from hermetic.store import Run
 
-__all__ = ["EnvironmentMounts", "Identity", "identify", "materialise"]
+__all__ = ["EnvironmentMounts", "Identity", "identify", "materialise", "of_image"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,17 @@ class Identity:
 
 @dataclass(frozen=True)
 class EnvironmentMounts:
-    """An environment as a `LaunchPlan` takes it. `python` starts the command line of a ``.py`` program."""
+    """An environment as a `LaunchPlan` takes it. `python` starts the command line of a ``.py`` program.
+
+    `root` is the root file system of an image, else None; `image` names it by its digest, as engines pull it.
+    """
 
     mounts: tuple[Mount, ...]
     symlinks: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     python: tuple[str, ...] = ()
+    root: str | None = None
+    image: str = ""
 
     def argv(self, entry: str) -> tuple[str, ...]:
         """The command line of the program file `entry`.
@@ -55,11 +60,13 @@ def identify(environment: Environment, memo: Memo) -> Identity:
     """What identifies `environment` on this machine now. Nothing is built or fetched.
 
     Raises `HermeticError`: recipe/lock-… with the line for a bad wheel lock, recipe/host-path-… for a `Host`,
-    environment/…-interpreter.
+    recipe/not-locked for an `Image`, environment/…-interpreter.
     """
     if isinstance(environment, PythonEnv):
         parts = python.inspect(environment, memo)
         return Identity(python.value(parts), parts)
+    if isinstance(environment, Image):
+        return Identity(images.value(environment))
     if isinstance(environment, Host):
         return Identity(host.value(environment, memo))
     raise HermeticError(Domain.BUG, "unknown-environment", f"no sandbox knows {type(environment).__name__}")
@@ -78,12 +85,21 @@ async def materialise(
     `progress` is told what is being made, its bytes so far and in all (None: unknown). `indexes` are named package
     indexes, of which "pypi" is the default one. Locks the environment's own keys; the caller holds the stage's at most.
 
-    Raises `HermeticError`: hash/wheel-mismatch, environment/index-unreachable, environment/no-uv and what the store
-    raises.
+    Raises `HermeticError`: hash/wheel-mismatch, hash/image-mismatch, environment/index-unreachable, environment/no-uv,
+    environment/registry-…, environment/image-…, environment/no-umoci and what the store raises.
     """
     if identity.parts is not None:
         mounts = await python.materialise(identity.parts, run, run.store, progress, indexes or {})
         return EnvironmentMounts(mounts, python.SYMLINKS, python.VARIABLES, python.command(identity.parts))
+    if isinstance(environment, Image):
+        return of_image(environment, await images.materialise(environment, run, progress))
     if isinstance(environment, Host):
         return EnvironmentMounts(host.mounts(environment), python=host.command(environment))
     raise HermeticError(Domain.BUG, "unknown-environment", f"no sandbox knows {type(environment).__name__}")
+
+
+def of_image(image: Image, root: images.Root) -> EnvironmentMounts:
+    """The mounts of an image whose root file system lies at `root`."""
+    return EnvironmentMounts(
+        (), variables=root.variables, python=images.command(image), root=root.path, image=images.pinned(image)
+    )

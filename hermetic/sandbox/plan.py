@@ -26,12 +26,13 @@ class Limits:
     """What a stage may use. None is no limit.
 
     `memory_mb` and `processes` hold for the whole tree where a control group can be had, else per process and per
-    user; `wall_s` is seconds from the launch; `shm_mb` sizes ``/dev/shm``.
+    user; `wall_s` is seconds from the launch, `silence_s` seconds without output; `shm_mb` sizes ``/dev/shm``.
     """
 
     memory_mb: int | None = None
     processes: int | None = None
     wall_s: int | None = None
+    silence_s: int | None = None
     shm_mb: int = abi.SHM_MB
 
 
@@ -50,8 +51,8 @@ class LaunchPlan:
 
     `workspace` is a folder of this machine with ``in/ out/ tmp/ home/ program/`` and ``stage.json``; `mounts` bring
     the environment; `symlinks` maps a place inside to what it says; `environment` adds variables to the fixed ones;
-    `root` is the root file system of an image, None for a bare one; `masked` are the paths of `abi.MASKED` and
-    `abi.EMPTIED` that this kernel has.
+    `root` is the root file system of an image, None for a bare one, and `image` the image's
+    name with its digest; `masked` are the paths of `abi.MASKED` and `abi.EMPTIED` that this kernel has.
     """
 
     argv: tuple[str, ...]
@@ -61,6 +62,7 @@ class LaunchPlan:
     limits: Limits = field(default_factory=Limits)
     network: bool = False
     root: str | None = None
+    image: str = ""
     symlinks: Mapping[str, str] = field(default_factory=dict)
     masked: tuple[str, ...] = (*abi.MASKED, *abi.EMPTIED)
 
@@ -73,15 +75,22 @@ class LaunchPlan:
 
     def inline(self) -> tuple[Inline, ...]:
         """The files that come over descriptors, in the order of `bwrap_args`."""
-        files = [Inline("--file", f"/etc/{name}", text.encode()) for name, text in abi.ETC.items()]
+        option = "--file" if self.root is None else "--ro-bind-data"  # over the image's own
+        files = [Inline(option, f"/etc/{name}", text.encode()) for name, text in abi.ETC.items()]
         masks = [
             Inline("--ro-bind-data", path, abi.MASKED[path].encode()) for path in self.masked if path in abi.MASKED
         ]
         return (*files, *masks)
 
     def variables(self) -> dict[str, str]:
-        """The whole environment of the program; the fixed variables win over what a stage asks for."""
-        return dict(sorted({**self.environment, **abi.VARIABLES}.items()))
+        """The whole environment of the program; the fixed variables win over what a stage asks for.
+
+        Of an image's ``PATH`` nothing is lost: its tools lie where it says, behind those of the environment's wheels.
+        """
+        fixed = dict(abi.VARIABLES)
+        if self.root is not None and self.environment.get("PATH"):
+            fixed["PATH"] = f"{abi.ENV_PATH}:{self.environment['PATH']}"
+        return dict(sorted({**self.environment, **fixed}.items()))
 
     def bwrap_args(
         self,
@@ -106,6 +115,7 @@ class LaunchPlan:
             args += [*_permissions(file), file.option, str(number), file.target]
         for folder in (path for path in self.masked if path in abi.EMPTIED):
             args += ["--tmpfs", folder, "--remount-ro", folder]
+        args += [] if self.root is None else ["--remount-ro", abi.BUILD]
         args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", abi.CWD, "--clearenv"]
         args += [word for name, value in self.variables().items() for word in ("--setenv", name, value)]
         args += [] if seccomp is None else ["--seccomp", str(seccomp)]
@@ -121,6 +131,8 @@ class LaunchPlan:
     def _root(self, source: Callable[[str], str]) -> list[str]:
         args = [] if self.root is None else ["--ro-bind", source(self.root), "/"]
         args += ["--proc", "/proc", "--dev", "/dev"]
+        if self.root is not None:  # nothing can be made in it any more, except where it has a folder
+            args += ["--perms", "0755", "--tmpfs", abi.BUILD]
         return [*args, "--perms", "1777", "--size", str(self.limits.shm_mb << 20), "--tmpfs", "/dev/shm"]  # noqa: S108
 
     def _workspace_binds(self) -> Iterator[tuple[str, str, str]]:
@@ -128,6 +140,9 @@ class LaunchPlan:
             yield "--ro-bind", f"{self.workspace}/{name}", f"{abi.BUILD}/{name}"
         for name in abi.WORKSPACE_WRITABLE:
             yield "--bind", f"{self.workspace}/{name}", f"{abi.BUILD}/{name}"
+        if self.root is not None:
+            for place in abi.SYMLINKS:  # which an image has as folders
+                yield "--bind", f"{self.workspace}/tmp", place  # noqa: S108  # a folder of the workspace
 
     def _links(self) -> Iterator[tuple[str, str]]:
         """A mount at one of our places, below or above it wins (a `Host` may list ``/var`` or ``/tmp/tool``)."""
@@ -144,4 +159,4 @@ def is_within(path: str, folder: str) -> bool:
 
 
 def _permissions(file: Inline) -> list[str]:
-    return ["--perms", "0444"] if file.option == "--file" else []
+    return ["--perms", "0444"] if file.target.startswith("/etc/") else []
