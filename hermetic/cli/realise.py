@@ -15,6 +15,7 @@ from hermetic.errors import Domain, HermeticError
 from hermetic.realise.display import Live, Plain, State
 from hermetic.realise.events import Event, Listener
 from hermetic.realise.session import Options, check, realise
+from hermetic.sandbox.podman import RUNTIMES
 from hermetic.store import Store
 
 
@@ -25,6 +26,7 @@ from hermetic.store import Store
 @options.as_json
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would be done and stop.")
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Cores that stages may use together [all].")
+@click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True, help="What stages run in.")
 @click.option("--keep-failed", is_flag=True, help="Keep the workspace of a failed stage and say where it is.")
 @click.option("--keep-going", is_flag=True, help="After a failure, go on with stages that do not need it.")
 @click.option("--check", "check_", is_flag=True, help="Build the stage once more and grade how alike the two are.")
@@ -37,6 +39,7 @@ def command(
     as_json: bool,
     dry_run: bool,
     jobs: int | None,
+    runtime: str,
     keep_failed: bool,
     keep_going: bool,
     check_: bool,
@@ -57,6 +60,7 @@ def command(
         keep_failed=keep_failed,
         keep_going=keep_going,
         indexes=indexes(),
+        runtime=runtime,
         out_link=None if no_link else Path(os.path.abspath(out_link)),
     )
     if check_:

@@ -46,11 +46,12 @@ class Program:
 
 @dataclass
 class Launcher:
-    """Starts programs for one run of the store. `progress` is told of environments being made."""
+    """Starts programs for one run of the store, under `runtime` ("bwrap" or "podman")."""
 
     run: Run
     identities: Mapping[Environment, Identity]
     indexes: Mapping[str, str] = field(default_factory=dict)
+    runtime: str = "bwrap"
     _environments: dict[Environment, asyncio.Task[EnvironmentMounts]] = field(default_factory=dict)
 
     async def environment(
@@ -59,7 +60,12 @@ class Launcher:
         """The mounts of `environment`; made once, however many stages wait for it."""
         if environment not in self._environments:
             work = environments.materialise(
-                environment, self.identities[environment], self.run, progress=progress, indexes=self.indexes
+                environment,
+                self.identities[environment],
+                self.run,
+                progress=progress,
+                indexes=self.indexes,
+                runtime=self.runtime,
             )
             self._environments[environment] = asyncio.create_task(work)
         return await asyncio.shield(self._environments[environment])
@@ -87,7 +93,7 @@ class Launcher:
             root=mounts.root,
             image=mounts.image,
         )
-        return await runner.run(plan, log=log, on_output=on_output, on_answer=on_answer)
+        return await runner.run(plan, log=log, on_output=on_output, on_answer=on_answer, runtime=self.runtime)
 
 
 def _lay_out(place: str, program: Program) -> None:

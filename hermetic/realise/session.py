@@ -18,6 +18,7 @@ from hermetic.realise.events import Listener
 from hermetic.realise.launcher import Launcher
 from hermetic.realise.resources import Resources
 from hermetic.realise.scheduler import Scheduler
+from hermetic.sandbox import podman
 from hermetic.store import Realisation, Run, Store
 
 __all__ = ["Options", "check", "realise"]
@@ -27,13 +28,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Options:
-    """How to realise; none of it changes a key."""
+    """How to realise; none of it changes a key. `runtime` is one of `podman.RUNTIMES`."""
 
     jobs: int | None = None
     keep_failed: bool = False
     keep_going: bool = False
     indexes: Mapping[str, str] = field(default_factory=dict)
     out_link: Path | None = None
+    runtime: str = "auto"
 
 
 def realise(evaluated: Evaluated, store: Store, options: Options, listener: Listener) -> dict[Key, Realisation]:
@@ -74,7 +76,7 @@ def _builder(evaluated: Evaluated, run: Run, store: Store, options: Options, lis
     return Builder(
         store=store,
         run=run,
-        launcher=Launcher(run, evaluated.identities, options.indexes),
+        launcher=Launcher(run, evaluated.identities, options.indexes, podman.choose(options.runtime)),
         resources=Resources(options.jobs),
         listener=listener,
         keep_failed=options.keep_failed,

@@ -79,11 +79,14 @@ async def materialise(
     *,
     progress: python.Progress | None = None,
     indexes: Mapping[str, str] | None = None,
+    runtime: str = "bwrap",
 ) -> EnvironmentMounts:
     """Bring `environment` into the store, unless it is there, and say how it is mounted.
 
     `progress` is told what is being made, its bytes so far and in all (None: unknown). `indexes` are named package
-    indexes, of which "pypi" is the default one. Locks the environment's own keys; the caller holds the stage's at most.
+    indexes, of which "pypi" is the default one; `runtime` is what an image is unpacked in.
+
+    Locks the environment's own keys; the caller holds the stage's at most.
 
     Raises `HermeticError`: hash/wheel-mismatch, hash/image-mismatch, environment/index-unreachable, environment/no-uv,
     environment/registry-…, environment/image-…, environment/no-umoci and what the store raises.
@@ -92,7 +95,7 @@ async def materialise(
         mounts = await python.materialise(identity.parts, run, run.store, progress, indexes or {})
         return EnvironmentMounts(mounts, python.SYMLINKS, python.VARIABLES, python.command(identity.parts))
     if isinstance(environment, Image):
-        return of_image(environment, await images.materialise(environment, run, progress))
+        return of_image(environment, await images.materialise(environment, run, progress, runtime))
     if isinstance(environment, Host):
         return EnvironmentMounts(host.mounts(environment), python=host.command(environment))
     raise HermeticError(Domain.BUG, "unknown-environment", f"no sandbox knows {type(environment).__name__}")

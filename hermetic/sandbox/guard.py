@@ -31,10 +31,11 @@ def prepare(driver: int) -> None:
         os._exit(1)
 
 
-def become_guard(bubblewrap: int) -> None:
+def become_guard(bubblewrap: int, afterwards: tuple[str, ...] = ()) -> None:
     """Wait for bubblewrap, or for SIGTERM; then kill and reap all that is left, and exit as bubblewrap did.
 
-    Holds no descriptor: locks of the driver must not live on here.
+    Holds no descriptor: locks of the driver must not live on here. `afterwards` is a command that is run when it ended
+    in any other way than well; a container engine has to be told that its container is no more.
     """
     gc.disable()  # a collection would copy the driver's whole heap
     os.closerange(0, os.sysconf("SC_OPEN_MAX"))
@@ -49,7 +50,25 @@ def become_guard(bubblewrap: int) -> None:
             break
     while _kill_children():
         _wait_for_one()
+    if afterwards and code:
+        _run(afterwards)
+        while _kill_children():
+            _wait_for_one()
     os._exit(code)
+
+
+def _run(command: tuple[str, ...]) -> None:
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        for wanted in range(3):
+            assert os.open(os.devnull, os.O_RDWR) == wanted
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.execv(command[0], command)  # noqa: S606
+    finally:
+        os._exit(1)
 
 
 def _reap(bubblewrap: int) -> int | None:

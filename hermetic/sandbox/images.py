@@ -97,8 +97,8 @@ def find(store: str, image: Image) -> Root | None:
     return Root(f"{folder}/rootfs", recorded["variables"]) if recorded["layout"] == _LAYOUT else None
 
 
-async def materialise(image: Image, run: Run, progress: Progress | None) -> Root:
-    """Bring and unpack `image`, unless it is there.
+async def materialise(image: Image, run: Run, progress: Progress | None, runtime: str = "bwrap") -> Root:
+    """Bring and unpack `image`, unless it is there; umoci runs under `runtime`.
 
     Raises `HermeticError`: hash/image-mismatch, environment/registry-…, environment/image-…, environment/no-umoci.
     """
@@ -112,12 +112,16 @@ async def materialise(image: Image, run: Run, progress: Progress | None) -> Root
     while not lock.try_acquire():  # noqa: ASYNC110  # another process holds it
         await asyncio.sleep(0.05)
     try:
-        return find(store, image) or await _make(image, run, progress or (lambda _what, _done, _total: None))
+        return find(store, image) or await _make(image, run, progress or _tell_nobody, runtime)
     finally:
         lock.release()
 
 
-async def _make(image: Image, run: Run, tell: Progress) -> Root:
+def _tell_nobody(_what: str, _done: int, _total: int | None) -> None:
+    return
+
+
+async def _make(image: Image, run: Run, tell: Progress, runtime: str) -> Root:
     """Its layers are kept in ``….partial`` until it is unpacked, so that whatever interrupts this, the next goes on."""
     target = folder_of(str(run.store.root), image)
     work = f"{target}.partial"
@@ -131,7 +135,7 @@ async def _make(image: Image, run: Run, tell: Progress) -> Root:
         message = f"{image.reference} is for {pulled.config.platform}, and this machine is {PLATFORM}"
         raise HermeticError(Domain.ENVIRONMENT, "image-platform", message, hint="lock a tag that has this platform too")
     tell(f"unpacking {image.reference}", 0, None)
-    await _unpack(image, tool, work)
+    await _unpack(image, tool, work, runtime)
     await asyncio.to_thread(_finish, image, pulled, work, target)
     found = find(str(run.store.root), image)
     assert found is not None
@@ -151,7 +155,7 @@ def _prepare_work(work: str, target: str) -> None:
         stream.write(b"{}")
 
 
-async def _unpack(image: Image, tool: str, work: str) -> None:
+async def _unpack(image: Image, tool: str, work: str, runtime: str) -> None:
     _make_readable(f"{work}/in")
     plan = LaunchPlan(
         argv=(tool, "raw", "unpack", "--rootless", "--image", f"{abi.IN}/layout:{IMAGE}", f"{abi.OUT}/rootfs"),
@@ -162,7 +166,7 @@ async def _unpack(image: Image, tool: str, work: str) -> None:
     said: list[bytes] = []
     log = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        ended = await runner.run(plan, log=log, on_output=said.append)
+        ended = await runner.run(plan, log=log, on_output=said.append, runtime=runtime)
     finally:
         os.close(log)
     if not ended.ok:
@@ -220,6 +224,7 @@ def _finish(image: Image, pulled: oci.Pulled, work: str, target: str) -> None:
     _add_places(image, root)
     with open(f"{work}/out/config.json", "wb") as stream:
         stream.write(pulled.content)
+    os.chown(f"{work}/out", os.geteuid(), os.getegid())
     os.rename(f"{work}/out", target)
     _sync(target)
     listed: dict[str, Value] = dict(variables(pulled.config.variables))

@@ -22,7 +22,17 @@ from typing import Final
 from hermetic.sandbox import abi, guard
 from hermetic.sandbox.plan import Limits
 
-__all__ = ["BUILD_GID", "BUILD_UID", "NEUTRAL", "Child", "drops_privileges", "may_mount", "neutral", "resource_limits"]
+__all__ = [
+    "BUILD_GID",
+    "BUILD_UID",
+    "NEUTRAL",
+    "Child",
+    "drops_privileges",
+    "granted_limits",
+    "may_mount",
+    "neutral",
+    "resource_limits",
+]
 
 BUILD_UID: Final = 64733  # no account of Debian, systemd or Nix lies here, and containers of 65536 ids still have it
 BUILD_GID: Final = 64733
@@ -69,7 +79,7 @@ def _is_mapped(uid: int) -> bool:
 class Child:
     """The work of one child. `report` is a pipe that says which step failed; `parent` is the driver's process id.
 
-    `groups` are files to write "0" to, which moves the child into those control groups.
+    `groups` are files to write "0" to, which moves the child into those control groups; `afterwards` is the guard's.
     """
 
     sources: tuple[str, ...]
@@ -78,6 +88,7 @@ class Child:
     report: int
     parent: int
     groups: tuple[str, ...] = ()
+    afterwards: tuple[str, ...] = ()
 
     def __call__(self) -> None:
         """Fork once more: the parent stays as the stage's guard, the child goes on to exec bubblewrap."""
@@ -85,7 +96,7 @@ class Child:
         mine = os.getpid()
         forked = os.fork()
         if forked:
-            guard.become_guard(forked)
+            guard.become_guard(forked, self.afterwards)
         self._prepare(mine)
 
     def _prepare(self, parent: int) -> None:
@@ -169,6 +180,11 @@ def resource_limits(limits: Limits, *, grouped: bool) -> tuple[tuple[int, tuple[
     if not grouped and limits.processes is not None:
         wanted["NPROC"] = (limits.processes, limits.processes)
     return tuple(_granted(getattr(resource, f"RLIMIT_{name}"), pair) for name, pair in wanted.items())
+
+
+def granted_limits() -> dict[str, tuple[int, int]]:
+    """`abi.LIMITS` by name, as far as the host grants them."""
+    return {name: _granted(getattr(resource, f"RLIMIT_{name}"), pair)[1] for name, pair in abi.LIMITS.items()}
 
 
 def _granted(which: int, wanted: tuple[int, int]) -> tuple[int, tuple[int, int]]:

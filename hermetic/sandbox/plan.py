@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from hermetic.sandbox import abi
+from hermetic.sandbox import abi, containers
+from hermetic.sandbox.containers import Ids
 
 __all__ = ["Inline", "LaunchPlan", "Limits", "Mount", "is_within"]
 
@@ -110,7 +111,7 @@ class LaunchPlan:
         args += [word for folder in abi.FOLDERS for word in ("--perms", "0755", "--dir", folder)]
         args += [word for option, origin, place in self._workspace_binds() for word in (option, source(origin), place)]
         args += [word for mount in self.mounts for word in ("--ro-bind", source(mount.source), mount.target)]
-        args += [word for place, text in self._links() for word in ("--symlink", text, place)]
+        args += [word for place, text in self.links() for word in ("--symlink", text, place)]
         for file, number in zip(self.inline(), numbers, strict=True):
             args += [*_permissions(file), file.option, str(number), file.target]
         for folder in (path for path in self.masked if path in abi.EMPTIED):
@@ -121,6 +122,16 @@ class LaunchPlan:
         args += [] if seccomp is None else ["--seccomp", str(seccomp)]
         args += [] if status is None else ["--json-status-fd", str(status)]
         return [*args, "--", *self.argv]
+
+    def podman_args(
+        self, name: str = "hermetic", *, ids: Ids = None, ulimits: Mapping[str, tuple[int, int]] | None = None
+    ) -> list[str]:
+        """The arguments of ``podman``, as they run. `ids` are the build's user and group where root starts it."""
+        return containers.podman_args(self, name, ids=ids, ulimits=ulimits)
+
+    def docker_args(self, name: str = "hermetic") -> list[str]:
+        """The arguments of ``docker``; only for a stage in an image, which docker brings by its digest."""
+        return containers.docker_args(self, name)
 
     def _namespaces(self) -> list[str]:
         args = ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
@@ -144,8 +155,11 @@ class LaunchPlan:
             for place in abi.SYMLINKS:  # which an image has as folders
                 yield "--bind", f"{self.workspace}/tmp", place  # noqa: S108  # a folder of the workspace
 
-    def _links(self) -> Iterator[tuple[str, str]]:
-        """A mount at one of our places, below or above it wins (a `Host` may list ``/var`` or ``/tmp/tool``)."""
+    def links(self) -> Iterator[tuple[str, str]]:
+        """Symlinks of a bare root, by place.
+
+        A mount at one of our places, below or above it wins (a `Host` may list ``/var`` or ``/tmp/tool``).
+        """
         targets = [mount.target for mount in self.mounts]
         for place, text in {**abi.SYMLINKS, **self.symlinks}.items():
             taken = any(is_within(place, target) or is_within(target, place) for target in targets)

@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 
+from hermetic.errors import HermeticError
+from hermetic.sandbox import tools
 from hermetic.sandbox.output import Output
 
 __all__ = ["Process"]
@@ -49,6 +51,10 @@ class Process:
         """Returns when no process is left and all of the output has been delivered; raises what delivering raised."""
         await self.output.finished()
         await self.gone()
+
+    def explain(self, said: str) -> HermeticError:
+        """The error behind a stage that never started; `said` is the end of its output."""
+        return tools.explain(said)
 
     def close(self) -> None:
         """Give back every descriptor; the stage must have ended."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from hermetic.errors import Domain, HermeticError
-from hermetic.sandbox import cgroup, launch, seccomp, tools, workspace
+from hermetic.sandbox import cgroup, launch, podman, seccomp, tools, workspace
 from hermetic.sandbox.output import Output
 from hermetic.sandbox.plan import LaunchPlan
 from hermetic.sandbox.process import Process
@@ -52,10 +52,13 @@ async def run(
     log: int,
     on_output: Callable[[bytes], None] | None = None,
     on_answer: Callable[[bytes], None] | None = None,
+    runtime: str = "bwrap",
 ) -> Exit:
     """Run the stage; its standard output and error go to the descriptor `log` and, as they come, to `on_output`.
 
     With `on_answer` the standard output goes there and nowhere else.
+
+    `runtime` is "bwrap" or "podman".
 
     When this returns or raises, no process of the stage is left. Cancelling the task kills them all first. Must be
     called on the main thread: the kernel ties the stage's life to the thread that started it.
@@ -71,10 +74,11 @@ async def run(
         stack.callback(output.close)
         answer = Output(None, on_answer) if on_answer is not None else output
         stack.callback(answer.close)
-        group = cgroup.make(plan.limits)
+        group = cgroup.make(plan.limits) if runtime == "bwrap" else None  # an engine makes its own
         if group is not None:
             stack.callback(group.close)
-        process = _launch(plan, output, answer, group)
+        in_podman = runtime == "podman"
+        process = podman.start(plan, output, answer) if in_podman else _launch(plan, output, answer, group)
         stack.callback(process.close)
         timed_out = await _follow(process, plan.limits.wall_s)
         await answer.finished()
@@ -115,7 +119,7 @@ def _result(process: Process, output: Output, *, timed_out: bool) -> Exit:
     if code is None:
         if process.launched.returncode < 0:
             return Exit(None, -process.launched.returncode)
-        raise tools.explain(output.tail.decode(errors="replace"))
+        raise process.explain(output.tail.decode(errors="replace"))
     return Exit(None, code - 128) if code > 128 else Exit(code, None)
 
 
