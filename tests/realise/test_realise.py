@@ -431,6 +431,15 @@ class TestTheFastAnswer:
         assert result.lines == [path]
         assert Path(path).is_dir()
 
+    @pytest.mark.parametrize("damage", [b"", b"\x00", b"[1]", b"i\x01\x00\x00\x00"])
+    def test_a_damaged_cache_is_only_slower(self, cli, recipe, tmp_path, damage) -> None:
+        name = recipe(CHAIN, a=A, b=B)
+        environ = {"HERMETIC_TEST_SETTLED": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        path = cli("realise", name, env=environ).lines
+        (file,) = (tmp_path / "cache" / "hermetic" / "evaluations").iterdir()
+        file.write_bytes(damage)
+        assert cli("realise", name, env=environ).lines == path
+
     def test_a_missing_link_is_made_again(self, cli, settled, tmp_path) -> None:
         name, path = settled
         (tmp_path / "result").unlink()
