@@ -17,12 +17,27 @@ from hermetic.realise.plan import Plan, Step, make_plan
 @options.setting
 @options.store
 @options.as_json
-def command(reference: str, sets: tuple[str, ...], store: str | None, as_json: bool) -> None:
+@click.option("--commands", is_flag=True, help="Print the commands that would run, as a bash script to paste.")
+def command(reference: str, sets: tuple[str, ...], store: str | None, as_json: bool, commands: bool) -> None:
     """Show what realise would do: which stages are in place, which would be built, and why. Builds and fetches nothing.
 
     Times and sizes are those of the last build of a stage of the same name in this store.
     """
-    show(opened(reference, sets, store), as_json=as_json)
+    session = opened(reference, sets, store)
+    if commands:
+        show_commands(session)
+    else:
+        show(session, as_json=as_json)
+
+
+def show_commands(session: Opened) -> None:
+    """Print what would run for every stage that is not in place, or for the target if all are."""
+    from hermetic.realise.commands import script
+
+    plan = make_plan(session.evaluated.graph, [item.key for item in session.evaluated.wanted], session.store)
+    keys = [derivation.key for derivation in plan.to_build]
+    for line in script(session.evaluated, keys or [session.evaluated.wanted[0].key], session.store):
+        console.data(line)
 
 
 def show(session: Opened, *, as_json: bool) -> None:

@@ -17,7 +17,7 @@ from hermetic.sandbox.plan import LaunchPlan, Limits
 from hermetic.sandbox.runner import Exit
 from hermetic.store import Run
 
-__all__ = ["Launcher", "Program"]
+__all__ = ["Launcher", "Program", "description", "plan_of"]
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,22 @@ class Launcher:
     ) -> Exit:
         """Lay out the workspace at `place` and run `program` in it until it ends. Output as for `runner.run`."""
         await asyncio.to_thread(_lay_out, place, program)
-        plan = LaunchPlan(
-            argv=program.command(mounts),
-            workspace=place,
-            mounts=tuple(mounts.mounts),
-            environment=mounts.variables,
-            limits=limits,
-            symlinks=mounts.symlinks,
-            root=mounts.root,
-            image=mounts.image,
-        )
+        plan = plan_of(program, mounts, place, limits)
         return await runner.run(plan, log=log, on_output=on_output, on_answer=on_answer, runtime=self.runtime)
+
+
+def plan_of(program: Program, mounts: EnvironmentMounts, place: str, limits: Limits) -> LaunchPlan:
+    """What is run for `program` in the workspace at `place`."""
+    return LaunchPlan(
+        argv=program.command(mounts),
+        workspace=place,
+        mounts=tuple(mounts.mounts),
+        environment=mounts.variables,
+        limits=limits,
+        symlinks=mounts.symlinks,
+        root=mounts.root,
+        image=mounts.image,
+    )
 
 
 def _lay_out(place: str, program: Program) -> None:
@@ -104,11 +109,15 @@ def _lay_out(place: str, program: Program) -> None:
         shutil.copyfile(path, os.path.join(place, "program", name))
         if os.stat(path).st_mode & 0o100:
             os.chmod(os.path.join(place, "program", name), 0o755)  # noqa: S103  # it is read-only inside
-    description: dict[str, Value] = {
+    with open(os.path.join(place, "stage.json"), "wb") as stream:
+        stream.write(encode(description(program, roles)))
+
+
+def description(program: Program, roles: Mapping[str, str]) -> dict[str, Value]:
+    """What ``/build/stage.json`` says; `roles` are the places of the inputs inside."""
+    return {
         "name": program.name,
         "parameters": dict(program.parameters),
         "inputs": dict(roles),
         "out": abi.OUT,
     }
-    with open(os.path.join(place, "stage.json"), "wb") as stream:
-        stream.write(encode(description))

@@ -14,9 +14,9 @@ from hermetic.sandbox.plan import Mount
 
 if TYPE_CHECKING:
     from hermetic.canonical import Value
-    from hermetic.store import Run
+    from hermetic.store import Run, Store
 
-__all__ = ["EnvironmentMounts", "Identity", "identify", "materialise", "of_image"]
+__all__ = ["EnvironmentMounts", "Identity", "identify", "materialise", "of_image", "planned"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,18 @@ async def materialise(
         return EnvironmentMounts(mounts, python.SYMLINKS, python.VARIABLES, python.command(identity.parts))
     if isinstance(environment, Image):
         return of_image(environment, await images.materialise(environment, run, progress, runtime))
+    if isinstance(environment, Host):
+        return EnvironmentMounts(host.mounts(environment), python=host.command(environment))
+    raise HermeticError(Domain.BUG, "unknown-environment", f"no sandbox knows {type(environment).__name__}")
+
+
+def planned(environment: Environment, identity: Identity, store: Store) -> EnvironmentMounts:
+    """What `materialise` will give. Nothing is built, fetched or looked for, so it need not be there."""
+    if identity.parts is not None:
+        mounts = python.planned(identity.parts, store)
+        return EnvironmentMounts(mounts, python.SYMLINKS, python.VARIABLES, python.command(identity.parts))
+    if isinstance(environment, Image):
+        return of_image(environment, images.planned(str(store.root), environment))
     if isinstance(environment, Host):
         return EnvironmentMounts(host.mounts(environment), python=host.command(environment))
     raise HermeticError(Domain.BUG, "unknown-environment", f"no sandbox knows {type(environment).__name__}")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hermetic.canonical import Value
     from hermetic.store import Run
 
-__all__ = ["Root", "command", "find", "folder_of", "materialise", "pinned", "value", "variables"]
+__all__ = ["Root", "command", "find", "folder_of", "materialise", "pinned", "planned", "value", "variables"]
 
 _CONTEXT: Final = "hermetic environment v1"
 _LAYOUT: Final = 1  # of what lies below images/; another number is unpacked anew, and changes no stage's key
@@ -95,6 +95,11 @@ def find(store: str, image: Image) -> Root | None:
     except FileNotFoundError:
         return None
     return Root(f"{folder}/rootfs", recorded["variables"]) if recorded["layout"] == _LAYOUT else None
+
+
+def planned(store: str, image: Image) -> Root:
+    """The root that `materialise` will give, whether or not it is there: its ``Env`` is in the lock file too."""
+    return find(store, image) or Root(f"{folder_of(store, image)}/rootfs", variables(image.variables))
 
 
 async def materialise(image: Image, run: Run, progress: Progress | None, runtime: str = "bwrap") -> Root:

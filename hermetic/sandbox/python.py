@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hermetic.canonical import Value
     from hermetic.store import Realisation, Run, Store
 
-__all__ = ["SYMLINKS", "VARIABLES", "Parts", "Progress", "command", "inspect", "materialise", "value"]
+__all__ = ["SYMLINKS", "VARIABLES", "Parts", "Progress", "command", "inspect", "materialise", "planned", "value"]
 
 PYTHON: Final = f"{abi.ENV}/python"
 SYSTEM: Final = f"{abi.ENV}/system"
@@ -91,12 +91,13 @@ async def materialise(
 ) -> tuple[Mount, ...]:
     """Make the three trees exist, side by side; returns their mounts."""
     tell = progress or (lambda _what, _done, _total: None)
-    trees = (
-        _Tree("python", PYTHON, _preimage("python", parts), functools.partial(_make_python, parts, tell)),
-        _Tree("system-libraries", SYSTEM, _preimage("system", parts), functools.partial(_make_system, parts)),
-        _Tree("wheels", WHEELS, _preimage("wheels", parts), functools.partial(_make_wheels, parts, tell, indexes)),
-    )
-    return tuple(await together(_realise(tree, run, store) for tree in trees))
+    return tuple(await together(_realise(tree, run, store) for tree in _trees(parts, tell, indexes)))
+
+
+def planned(parts: Parts, store: Store) -> tuple[Mount, ...]:
+    """The mounts that `materialise` will give, whether or not anything is there yet."""
+    trees = _trees(parts, lambda _what, _done, _total: None, {})
+    return tuple(Mount(str(store.path(tree.key, tree.name)), tree.place) for tree in trees)
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,14 @@ class _Tree:
     @property
     def key(self) -> Key:
         return derive(Key, _CONTEXT, canonical.encode(self.preimage))
+
+
+def _trees(parts: Parts, tell: Progress, indexes: Mapping[str, str]) -> tuple[_Tree, ...]:
+    return (
+        _Tree("python", PYTHON, _preimage("python", parts), functools.partial(_make_python, parts, tell)),
+        _Tree("system-libraries", SYSTEM, _preimage("system", parts), functools.partial(_make_system, parts)),
+        _Tree("wheels", WHEELS, _preimage("wheels", parts), functools.partial(_make_wheels, parts, tell, indexes)),
+    )
 
 
 async def _realise(tree: _Tree, run: Run, store: Store) -> Mount:

@@ -1,0 +1,97 @@
+"""What would run, as a script to paste: for each stage its workspace, and the command of every runtime.
+
+The runtimes are alternatives: the first to be run makes the output, in ``out`` of the workspace.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+
+from hermetic.canonical import encode
+from hermetic.derivation import BuiltInput, Derivation, Graph, SourceInput
+from hermetic.digest import Key
+from hermetic.realise.evaluated import Evaluated
+from hermetic.realise.launcher import Program, description, plan_of
+from hermetic.sandbox import abi, environments, launch
+from hermetic.sandbox.plan import LaunchPlan, Limits
+from hermetic.store import Store
+
+__all__ = ["script"]
+
+
+def script(evaluated: Evaluated, keys: list[Key], store: Store) -> Iterator[str]:
+    """Lines of a shell script for the stages `keys`, worked out from recipe and lock file alone.
+
+    The command of bubblewrap lacks only the system call filter, which comes over a descriptor.
+    """
+    for key in keys:
+        derivation = evaluated.graph[key]
+        yield from _stage(derivation, evaluated, store)
+        yield ""
+
+
+def _stage(derivation: Derivation, evaluated: Evaluated, store: Store) -> Iterator[str]:
+    stage = derivation.stage
+    place = os.path.join("/tmp", f"hermetic-{derivation.name}")  # noqa: S108  # shown, not used
+    inputs = {role: _place_of(item, evaluated.graph, store) for role, item in derivation.inputs.items()}
+    program = Program(derivation.name, stage.program_files(), stage.parameters_in_full(), inputs)
+    mounts = environments.planned(stage.environment, evaluated.identities[stage.environment], store)
+    plan = _masked(plan_of(program, mounts, place, Limits(wall_s=stage.timeout or None)))
+    yield f"# {derivation.name}: {store.path(derivation.key, derivation.name)}"
+    yield from _workspace(place, program)
+    yield from _runtimes(plan)
+
+
+def _masked(plan: LaunchPlan) -> LaunchPlan:
+    return replace(plan, masked=tuple(path for path in plan.masked if os.path.lexists(path)))
+
+
+def _place_of(item: BuiltInput | SourceInput, graph: Graph, store: Store) -> str:
+    if isinstance(item, SourceInput):
+        return item.source.path
+    return str(store.path(item.key, graph[item.key].name))
+
+
+def _workspace(place: str, program: Program) -> Iterator[str]:
+    folders = " ".join(shlex.quote(f"{place}/{name}") for name in ("in", "program", "etc", *abi.WORKSPACE_WRITABLE))
+    yield f"mkdir -p {folders}"
+    for name, path in program.files.items():
+        yield _copy(path, f"{place}/program/{name}")
+    for role, path in program.inputs.items():
+        yield _copy(path, f"{place}/in/{role}")
+    roles = {role: f"{abi.IN}/{role}" for role in program.inputs}
+    yield f"printf %s {shlex.quote(encode(description(program, roles)).decode())} > {shlex.quote(place)}/stage.json"
+    for name, text in abi.ETC.items():
+        yield f"printf %s {shlex.quote(text)} > {shlex.quote(place)}/etc/{name}"
+
+
+def _copy(source: str, target: str) -> str:
+    return f"cp -rT {shlex.quote(source)} {shlex.quote(target)}"
+
+
+def _runtimes(plan: LaunchPlan) -> Iterator[str]:
+    yield "# bubblewrap"
+    yield _joined("bwrap", plan.bwrap_args()) + _redirections(plan)
+    yield "# podman" + (f", from {plan.image} as hermetic unpacks it" if plan.image else "")
+    ids = (launch.BUILD_UID, launch.BUILD_GID) if launch.drops_privileges() else None
+    yield _joined("podman", plan.podman_args(ids=ids))
+    if plan.image:
+        yield "# docker, which brings the image itself"
+        yield _joined("docker", plan.docker_args())
+
+
+def _redirections(plan: LaunchPlan) -> str:
+    """The files that bubblewrap reads from descriptors; see `LaunchPlan.bwrap_args`."""
+    words = []
+    for number, file in enumerate(plan.inline(), 10):
+        origin = f"{plan.workspace}/etc/{os.path.basename(file.target)}" if file.target.startswith("/etc/") else ""
+        text = shlex.quote(file.content.decode())
+        words.append(f" {number}<{shlex.quote(origin)}" if origin else f" {number}< <(printf %s {text})")
+    return "".join(words)
+
+
+def _joined(tool: str, words: list[str]) -> str:
+    return shlex.join([tool, *words])
