@@ -14,7 +14,7 @@ from hermetic.recipe.environments import Environment
 from hermetic.sandbox import abi, environments, runner, workspace
 from hermetic.sandbox.environments import EnvironmentMounts, Identity
 from hermetic.sandbox.plan import LaunchPlan, Limits
-from hermetic.sandbox.runner import Exit
+from hermetic.sandbox.runner import Exit, Overseer
 from hermetic.store import Run
 
 __all__ = ["Launcher", "Program", "description", "plan_of"]
@@ -80,11 +80,14 @@ class Launcher:
         log: int,
         on_output: Callable[[bytes], None] | None = None,
         on_answer: Callable[[bytes], None] | None = None,
+        overseer: Overseer | None = None,
     ) -> Exit:
-        """Lay out the workspace at `place` and run `program` in it until it ends. Output as for `runner.run`."""
+        """Lay out the workspace at `place` and run `program` in it until it ends. The rest is as for `runner.run`."""
         await asyncio.to_thread(_lay_out, place, program)
         plan = plan_of(program, mounts, place, limits)
-        return await runner.run(plan, log=log, on_output=on_output, on_answer=on_answer, runtime=self.runtime)
+        return await runner.run(
+            plan, log=log, on_output=on_output, on_answer=on_answer, overseer=overseer, runtime=self.runtime
+        )
 
 
 def plan_of(program: Program, mounts: EnvironmentMounts, place: str, limits: Limits) -> LaunchPlan:

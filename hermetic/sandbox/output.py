@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 
 __all__ = ["Output"]
@@ -16,12 +17,16 @@ _TAIL = 4096
 
 
 class Output:
-    """One pipe. `writer` goes to the child; `close_writer` after the fork; `finished` once all writers are gone."""
+    """One pipe. `writer` goes to the child; `close_writer` after the fork; `finished` once all writers are gone.
+
+    `heard` is when something last came (`time.monotonic`).
+    """
 
     def __init__(self, log: int | None, watch: Callable[[bytes], None] | None) -> None:
         self.reader, self.writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.reader, False)
         self.tail = b""
+        self.heard = time.monotonic()
         self._log = log
         self._watch = watch
         self._loop = asyncio.get_running_loop()
@@ -68,6 +73,7 @@ class Output:
 
     def _deliver(self, chunk: bytes) -> None:
         self.tail = (self.tail + chunk)[-_TAIL:]
+        self.heard = time.monotonic()
         view = memoryview(chunk if self._log is not None else b"")
         while view and self._log is not None:
             view = view[os.write(self._log, view) :]

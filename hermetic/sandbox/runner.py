@@ -8,18 +8,22 @@ import subprocess
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from hermetic.errors import Domain, HermeticError
 from hermetic.sandbox import cgroup, launch, podman, seccomp, tools, workspace
 from hermetic.sandbox.output import Output
-from hermetic.sandbox.plan import LaunchPlan
+from hermetic.sandbox.plan import LaunchPlan, Limits
 from hermetic.sandbox.process import Process
+from hermetic.sandbox.processes import Tree
 
-__all__ = ["Exit", "run"]
+__all__ = ["Exit", "Overseer", "run"]
+
+#: Watches a running stage, and returns when it is to be stopped.
+Overseer: TypeAlias = Callable[[Tree], Awaitable[None]]
 
 _NO_VARIABLES: Final[dict[str, str]] = {}
 
@@ -29,7 +33,8 @@ class Exit:
     """How a stage ended.
 
     One of `status` and `signal` is set. A program that exits with 128 + n itself is told as signal n, because
-    bubblewrap reports both alike. `timed_out`: it was killed at `Limits.wall_s`; `oom`: the kernel killed one of its
+    bubblewrap reports both alike. `timed_out`: it was killed at `Limits.wall_s`; `silent`: it was killed after
+    `Limits.silence_s` without output; `stopped`: its overseer had it killed; `oom`: the kernel killed one of its
     processes for memory; `limited_by` says what held memory and processes: "cgroup", "rlimit" or "" for no limit.
     `seconds` runs from the launch to the end of the last process.
     """
@@ -37,13 +42,15 @@ class Exit:
     status: int | None
     signal: int | None
     timed_out: bool = False
+    silent: bool = False
+    stopped: bool = False
     oom: bool = False
     limited_by: str = ""
     seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
-        return self.status == 0 and not self.timed_out
+        return self.status == 0
 
 
 async def run(
@@ -52,11 +59,13 @@ async def run(
     log: int,
     on_output: Callable[[bytes], None] | None = None,
     on_answer: Callable[[bytes], None] | None = None,
+    overseer: Overseer | None = None,
     runtime: str = "bwrap",
 ) -> Exit:
     """Run the stage; its standard output and error go to the descriptor `log` and, as they come, to `on_output`.
 
-    With `on_answer` the standard output goes there and nowhere else.
+    With `on_answer` the standard output goes there and nowhere else. When `overseer` returns, the stage is killed; it
+    is cancelled when the stage ends by itself.
 
     `runtime` is "bwrap" or "podman".
 
@@ -64,7 +73,7 @@ async def run(
     called on the main thread: the kernel ties the stage's life to the thread that started it.
 
     Raises `HermeticError`: environment/no-sandbox if bubblewrap or what it needs is missing, environment/
-    sandbox-failed if the stage could not be started for another reason; and whatever `on_output` raises.
+    sandbox-failed if the stage could not be started for another reason; and whatever `on_output` or `overseer` raises.
     """
     if threading.current_thread() is not threading.main_thread():
         raise HermeticError(Domain.BUG, "not-main-thread", "a stage can only be started from the main thread")
@@ -80,24 +89,53 @@ async def run(
         in_podman = runtime == "podman"
         process = podman.start(plan, output, answer) if in_podman else _launch(plan, output, answer, group)
         stack.callback(process.close)
-        timed_out = await _follow(process, plan.limits.wall_s)
+        out_of_memory = group.out_of_memory if group is not None else _no_group
+        watching = overseer(Tree(process.launched.pid, out_of_memory)) if overseer is not None else None
+        why = await _follow(process, (output, answer), plan.limits, watching)
         await answer.finished()
-        result = _result(process, output, timed_out=timed_out)
-        oom = group is not None and group.out_of_memory()
+        result = _killed(why) if why else _result(process, output)
+        oom = out_of_memory()
         seconds = time.monotonic() - started
         return replace(result, oom=oom, limited_by=_limited_by(plan, group), seconds=seconds)
 
 
-async def _follow(process: Process, wall_s: int | None) -> bool:
-    """Wait for the end; returns whether the stage had to be killed for its time."""
+async def _follow(
+    process: Process, outputs: tuple[Output, Output], limits: Limits, overseer: Awaitable[None] | None
+) -> str:
+    """Wait for the end; returns the field of `Exit` that says why the stage had to be killed, "" if it ended itself."""
+    ends: dict[str, asyncio.Future[None]] = {"": asyncio.ensure_future(process.ended())}
+    if limits.wall_s is not None:
+        ends["timed_out"] = asyncio.ensure_future(asyncio.sleep(limits.wall_s))
+    if limits.silence_s is not None:
+        ends["silent"] = asyncio.ensure_future(_silence(outputs, limits.silence_s))
+    if overseer is not None:
+        ends["stopped"] = asyncio.ensure_future(overseer)
     try:
-        await asyncio.wait_for(process.ended(), wall_s)
-    except TimeoutError:
-        await _stop(process)
-        return True
+        await asyncio.wait(ends.values(), return_when=asyncio.FIRST_COMPLETED)
+        why = next(name for name, end in ends.items() if end.done())
+        if why:
+            await _stop(process)
+        ends[why].result()
+        return why
     except BaseException:
         await _stop(process)
         raise
+    finally:
+        for end in ends.values():
+            end.cancel()
+        await asyncio.gather(*ends.values(), return_exceptions=True)
+
+
+async def _silence(outputs: tuple[Output, Output], limit: float) -> None:
+    """Returns when nothing has come for `limit` seconds."""
+    while True:
+        left = max(output.heard for output in outputs) + limit - time.monotonic()
+        if left <= 0:
+            return
+        await asyncio.sleep(left)
+
+
+def _no_group() -> bool:
     return False
 
 
@@ -112,9 +150,11 @@ async def _stop(process: Process) -> None:
             continue
 
 
-def _result(process: Process, output: Output, *, timed_out: bool) -> Exit:
-    if timed_out:
-        return Exit(None, 9, timed_out=True)
+def _killed(why: str) -> Exit:
+    return Exit(None, 9, timed_out=why == "timed_out", silent=why == "silent", stopped=why == "stopped")
+
+
+def _result(process: Process, output: Output) -> Exit:
     code = process.code
     if code is None:
         if process.launched.returncode < 0:
