@@ -9,6 +9,7 @@ program    entry file's name and the digest of all program files
 environment what the stage runs in, as digests
 platform   the identity fields that the stage declares
 parameters those that differ from their defaults
+harvest    what is taken from a program that may not end, and what proves it whole
 inputs     by role: a built input by its key, a source by its tree digest
 name       what the recipe calls it
 ========== =============================================================================================
@@ -166,10 +167,11 @@ class _Context:
             "abi": ABI,
             "stage": stage.kind,
             "version": stage.version,
-            "program": self._program(stage),
+            "program": self._program(stage.program_files(), stage),
             "environment": self._environment(stage.environment),
             "platform": dict(self._platform(stage.platform)),
             "parameters": _checked(stage),
+            "harvest": self._harvest(stage),
             "inputs": {role: item.preimage() for role, item in inputs.items()},
             "name": name,
         }
@@ -187,8 +189,13 @@ class _Context:
             self._environments[environment] = self._identify(environment)
         return self._environments[environment]
 
-    def _program(self, stage: Stage) -> Value:
-        files = stage.program_files()
+    def _harvest(self, stage: Stage) -> Value:
+        if stage.harvest is None:
+            return {}
+        validator = stage.validator_files()
+        return stage.harvest.preimage() | ({"validator": self._program(validator, stage)} if validator else {})
+
+    def _program(self, files: Mapping[str, str], stage: Stage) -> Value:
         paths = tuple(files.values())
         if paths not in self._programs:
             self._programs[paths] = {"entry": next(iter(files)), "tree": self._program_tree(stage, files).hex}

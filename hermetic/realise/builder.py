@@ -6,12 +6,15 @@ import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
 
 from hermetic.canonical import Value
 from hermetic.derivation import Derivation, SourceInput
 from hermetic.digest import ResolvedKey
 from hermetic.errors import Domain, HermeticError
 from hermetic.realise.events import Event, Listener
+from hermetic.realise.harvesting import Harvester
 from hermetic.realise.launcher import Launcher, Program
 from hermetic.realise.output import Lines
 from hermetic.realise.resources import Resources
@@ -22,7 +25,32 @@ from hermetic.sandbox.runner import Exit
 from hermetic.store import Attempt, Realisation, Run, Store, Workspace
 from hermetic.store.faults import storing
 
-__all__ = ["Builder"]
+__all__ = ["Builder", "Built"]
+
+#: Failures of the stage itself, which its log explains.
+_OF_STAGES: Final = frozenset(
+    {
+        "crashed",
+        "exited-incomplete",
+        "harvest-mismatch",
+        "harvest-take",
+        "harvest-too-small",
+        "out-of-memory",
+        "stage-failed",
+        "stage-silent",
+        "stage-timed-out",
+        "timed-out-incomplete",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A new realisation and how its stage ended: `outcome` is the attempt's, `warning` what is odd about it."""
+
+    realisation: Realisation
+    outcome: str
+    warning: str = ""
 
 
 @dataclass
@@ -54,7 +82,7 @@ class Builder:
 
     async def build(
         self, derivation: Derivation, inputs: Mapping[str, Realisation], resolved: ResolvedKey | None
-    ) -> Realisation:
+    ) -> Built:
         """Run the stage and take what it leaves; without `resolved` nobody will adopt it.
 
         Raises `HermeticError` with domain build, timeout or environment.
@@ -75,73 +103,111 @@ class Builder:
         resolved: ResolvedKey | None,
         mounts: EnvironmentMounts,
         sources: Mapping[str, str],
-    ) -> Realisation:
+    ) -> Built:
         place = self.run.workspace()
         attempt = self.store.start_attempt(derivation.key, derivation.name)
-        outcome = "crashed"
+        outcome, status = "crashed", None
+        harvester: Harvester | None = None
         try:
             paths = {role: str(self.store.path(found.key, found.name)) for role, found in inputs.items()}
             program = _program(derivation, {**paths, **sources})
+            if derivation.stage.harvest is not None:
+                harvester = Harvester(derivation, self.launcher, mounts, str(place.path), str(attempt.log))
             self._state(derivation, "building", log=str(attempt.log))
-            ended = await self._launch(program, derivation, mounts, place, attempt)
-            self._judge(derivation, ended, attempt, place)
+            ended = await self._launch(program, derivation, mounts, place, attempt, harvester)
+            status = ended.status
+            if harvester is None:
+                self._judge(derivation, ended)
+                output, good, warning = place.path / "out", "exited", ""
+            else:
+                conclusion = await harvester.conclude(ended)
+                good, warning = conclusion.outcome.value, conclusion.warning
+                output = Path(await asyncio.to_thread(harvester.take, conclusion, program.inputs))
             self._state(derivation, "storing")
-            realisation = await asyncio.to_thread(self._take, derivation, inputs, resolved, place, attempt)
-            outcome = "exited"
-            return realisation
+            realisation = await asyncio.to_thread(self._take, derivation, inputs, resolved, output, attempt)
+            outcome = good
+            return Built(realisation, outcome, warning)
         except HermeticError as error:
-            outcome = "timed-out" if error.domain is Domain.TIMEOUT else "failed"
-            error.data.setdefault("stage", derivation.name)
+            outcome = harvester.failed if harvester is not None else ""
+            outcome = outcome or ("timed-out" if error.domain is Domain.TIMEOUT else "failed")
+            self._explain(error, derivation, attempt, place)
             raise
         except asyncio.CancelledError:
             outcome = "stopped"
             raise
         finally:
             # The workspace first: on a full disk the record can only be written once its space is free again.
-            place.close(keep=self.keep_failed and outcome in ("failed", "timed-out"))
-            attempt.finish(outcome)
+            place.close(keep=self.keep_failed and outcome not in ("exited", "harvested", "stopped"))
+            attempt.finish(outcome, status=status, **(harvester.record() if harvester is not None else {}))
 
     async def _launch(
-        self, program: Program, derivation: Derivation, mounts: EnvironmentMounts, place: Workspace, attempt: Attempt
+        self,
+        program: Program,
+        derivation: Derivation,
+        mounts: EnvironmentMounts,
+        place: Workspace,
+        attempt: Attempt,
+        harvester: Harvester | None,
     ) -> Exit:
         lines = Lines(lambda line: self._tell("output", derivation, line=line))
-        limits = Limits(wall_s=derivation.stage.timeout or None)
+        stage = derivation.stage
+        limits = Limits(wall_s=stage.timeout or None, silence_s=stage.silence or None)
+
+        def both(data: bytes) -> None:
+            assert harvester is not None
+            harvester.hear(data)
+            lines(data)
+
+        watched: dict[str, Any] = {"limits": limits, "on_output": lines}
+        if harvester is not None:  # which has limits of its own
+            watched = {"limits": Limits(), "on_output": both, "overseer": harvester.oversee}
         log = os.open(attempt.log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
             with storing(str(self.store.root)):  # a stage that fills the disk leaves no room for its log either
-                return await self.launcher.launch(program, mounts, str(place.path), limits, log=log, on_output=lines)
+                return await self.launcher.launch(program, mounts, str(place.path), log=log, **watched)
         finally:
             os.close(log)
 
-    def _judge(self, derivation: Derivation, ended: Exit, attempt: Attempt, place: Workspace) -> None:
+    def _judge(self, derivation: Derivation, ended: Exit) -> None:
         if ended.ok:
             return
-        tail = _tail(str(attempt.log))
-        kept = f"; its workspace is kept at {place.path}" if self.keep_failed else ""
-        if ended.timed_out:
-            message = f"stage {derivation.name!r} ran longer than {derivation.stage.timeout} s and was stopped{kept}"
-            hint = "raise the stage's timeout; it is not part of the key"
-            raise HermeticError(Domain.TIMEOUT, "stage-timed-out", message, hint=hint, data={"log_tail": tail})
+        stage = derivation.stage
+        if ended.timed_out or ended.silent:
+            how = f"ran longer than {stage.timeout} s" if ended.timed_out else f"printed nothing for {stage.silence} s"
+            field = "timeout" if ended.timed_out else "silence"
+            message = f"stage {derivation.name!r} {how} and was stopped"
+            hint = f"raise the stage's {field}; it is not part of the key"
+            raise HermeticError(
+                Domain.TIMEOUT, "stage-timed-out" if ended.timed_out else "stage-silent", message, hint=hint
+            )
         how = f"exited with status {ended.status}" if ended.signal is None else f"was killed by signal {ended.signal}"
         if ended.oom:
             how = "ran out of memory"
         reason = "out-of-memory" if ended.oom else "stage-failed"
-        hint = f"hermetic log {derivation.key.base32} shows all it printed"
-        if not self.keep_failed:
-            hint += "; --keep-failed keeps its workspace"
-        message = f"stage {derivation.name!r} {how}{kept}"
-        raise HermeticError(Domain.BUILD, reason, message, hint=hint, data={"log_tail": tail})
+        raise HermeticError(Domain.BUILD, reason, f"stage {derivation.name!r} {how}")
+
+    def _explain(self, error: HermeticError, derivation: Derivation, attempt: Attempt, place: Workspace) -> None:
+        """Add to a failure what its reader needs next: the end of the log, and where the rest is."""
+        error.data.setdefault("stage", derivation.name)
+        if error.reason not in _OF_STAGES:
+            return
+        error.data.setdefault("log_tail", _tail(str(attempt.log)))
+        if self.keep_failed:
+            error.message += f"; its workspace is kept at {place.path}"
+        if error.hint is None:
+            error.hint = f"hermetic log {derivation.key.base32} shows all it printed"
+            error.hint += "" if self.keep_failed else "; --keep-failed keeps its workspace"
 
     def _take(
         self,
         derivation: Derivation,
         inputs: Mapping[str, Realisation],
         resolved: ResolvedKey | None,
-        place: Workspace,
+        output: Path,
         attempt: Attempt,
     ) -> Realisation:
         return self.run.ingest(
-            place.path / "out",
+            output,
             key=derivation.key,
             name=derivation.name,
             preimage=derivation.preimage,

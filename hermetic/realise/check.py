@@ -55,7 +55,7 @@ async def build_again(
     preimage: dict[str, Value] = {"stage": "check", "of": derivation.key.hex, "run": builder.run.id, "name": first.name}
     key = derive(Key, _CONTEXT, encode(preimage))
     twin = replace(derivation, key=key, preimage=preimage)
-    again = await builder.build(twin, inputs, None)
+    again = (await builder.build(twin, inputs, None)).realisation
     evidence: dict[str, Value] = {}
     if again.tree == first.tree:
         grade = "bit"

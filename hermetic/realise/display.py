@@ -95,8 +95,10 @@ class State:
 def describe(row: Row, now: float, expected: float | None) -> str:
     """One row's right-hand side: what goes on, how much of it is done, how long it took or will take."""
     if row.state in ("in-place", "adopted", "built"):
+        how = "harvested" if row.data.get("outcome") == "harvested" else row.state
         tail = f"  {human_time(row.seconds(now))}" if row.state == "built" else ""
-        return f"{row.state}  {human_bytes(row.data.get('size', 0))}{tail}"
+        tail += f"  warning: {row.data['warning']}" if row.data.get("warning") else ""
+        return f"{how}  {human_bytes(row.data.get('size', 0))}{tail}"
     if row.state in ("planned", "waiting", "skipped", "failed"):
         because = row.data.get("because") or row.data.get("reason") or ""
         return f"{row.state}  {because}".rstrip()

@@ -118,8 +118,10 @@ class Scheduler:
         except HermeticError as error:
             self._tell(derivation, "failed", domain=error.domain.value, reason=error.reason, message=error.message)
             raise
-        self._tell(derivation, "built", size=built.size, path=str(self._path(built)))
-        return built
+        made = built.realisation
+        warning = {"warning": built.warning} if built.warning else {}
+        self._tell(derivation, "built", size=made.size, path=str(self._path(made)), outcome=built.outcome, **warning)
+        return made
 
     def _equal(self, resolved: ResolvedKey) -> Realisation | None:
         """An output whose derivation had the very same inputs, though perhaps under other keys or another name."""

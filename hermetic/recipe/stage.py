@@ -13,14 +13,15 @@ from pydantic_core import ErrorDetails
 from hermetic.canonical import Value, problems
 from hermetic.recipe import evaluation
 from hermetic.recipe.environments import Environment
+from hermetic.recipe.harvest import Harvest, Validator
 from hermetic.recipe.source import Source
 
 __all__ = ["EXCLUDED", "Script", "Stage"]
 
 _LIBRARY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "llm", "programs")
 
-#: Fields that never change a result, so they stay out of the key; every other field is in it.
-EXCLUDED = frozenset({"name", "environment", "cores", "memory_mb", "timeout", "check", "program"})
+#: Fields that are no parameters: they never change a result, or have a part of the key to themselves (`harvest`).
+EXCLUDED = frozenset({"name", "environment", "cores", "memory_mb", "timeout", "silence", "check", "program", "harvest"})
 
 
 class Stage(BaseModel):
@@ -35,8 +36,10 @@ class Stage(BaseModel):
     Changing what an existing class does, or a released default, needs a higher `version`.
 
     The fields below do not change results and are not in the key: `cores` and `memory_mb` are what the stage may
-    use (MiB), `timeout` its wall time in seconds (0: no limit), and a stage with `check` set must succeed before
-    a target that is one of its inputs counts as realised.
+    use (MiB), `timeout` its wall time and `silence` its time without output in seconds (0: no limit), and a stage with
+    `check` set must succeed before a target that is one of its inputs counts as realised.
+
+    `harvest` is for programs that may not end by themselves; what it takes is in the key, how long it waits is not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
@@ -59,6 +62,8 @@ class Stage(BaseModel):
     cores: Annotated[int, Field(ge=1)] = 1
     memory_mb: Annotated[int, Field(ge=1)] = 1024
     timeout: Annotated[int, Field(ge=0)] = 0
+    silence: Annotated[int, Field(ge=0)] = 0
+    harvest: InstanceOf[Harvest] | None = None
     check: bool = False
 
     _origin: evaluation.Origin | None = PrivateAttr(default=None)
@@ -73,8 +78,20 @@ class Stage(BaseModel):
             if sound or evaluation.current() is None:
                 _report(type(self), error, place)
             self._poison(data)
+        else:
+            self._check_harvest(place)
         self._origin = place
         self._folder = _LIBRARY if type(self).__module__.startswith("hermetic.") else evaluation.resolve("")
+
+    def _check_harvest(self, place: evaluation.Origin | None) -> None:
+        if self.harvest is None:
+            return
+        roles = self.inputs_by_role()
+        for role in sorted({*self.harvest.take, *self.harvest.floor} - set(roles)):
+            hint = f"its inputs: {', '.join(roles) or 'none'}"
+            evaluation.fail(
+                "harvest-role", f"{type(self).__name__}: harvest names no input {role!r}", hint=hint, at=place
+            )
 
     def _poison(self, data: Mapping[str, object]) -> None:
         """Stand in for an invalid stage until all errors of the recipe are shown; it is never built."""
@@ -131,6 +148,11 @@ class Stage(BaseModel):
         """Path of each program file by the name it has under ``/build/program``; the first one is run."""
         return self.files_of(self.programs)
 
+    def validator_files(self) -> dict[str, str]:
+        """Paths of the program that proves the harvest whole, as `program_files`; none if something else proves it."""
+        complete = self.harvest.complete if self.harvest is not None else None
+        return self.files_of(complete.programs) if isinstance(complete, Validator) else {}
+
     @property
     def run_environment(self) -> Environment:
         """What ``hermetic run`` starts the result in."""
@@ -158,6 +180,7 @@ class Script(Stage):
 
     def __init__(self, program: Source | str, **data: Any) -> None:
         super().__init__(program=Source(program) if isinstance(program, str) else program, **data)
+        self._folder = evaluation.resolve("")  # whatever else it names lies beside the recipe too
 
     def parameters_in_full(self) -> dict[str, Value]:
         return dict(self.parameters)
@@ -206,10 +229,10 @@ def _no_floats(kind: str, data: Mapping[str, object], place: evaluation.Origin |
 
 def _report(kind: type[Stage], error: ValidationError, place: evaluation.Origin | None) -> None:
     for detail in error.errors(include_url=False, include_input=False):
-        where = ".".join(str(part) for part in detail["loc"])
+        where = ".".join([kind.__name__, *(str(part) for part in detail["loc"])])
         evaluation.fail(
             "stage-invalid",
-            f"{kind.__name__}: {where}: {detail['msg'][:1].lower()}{detail['msg'][1:]}",
+            f"{where}: {detail['msg'][:1].lower()}{detail['msg'][1:]}",
             hint=_suggestion(kind, detail),
             at=place,
         )
