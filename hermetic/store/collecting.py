@@ -30,7 +30,7 @@ from hermetic.store.syncpoint import reach
 if TYPE_CHECKING:
     from hermetic.store.store import Store
 
-__all__ = ["Collection", "Fate", "Wishes", "collect"]
+__all__ = ["Collection", "Fate", "Wishes", "check_owner", "collect"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def collect(store: Store, wishes: Wishes) -> Collection:
     environment/not-the-owner; environment/store-read-only.
     """
     layout = store.layout
-    _check_owner(layout.root)
+    check_owner(layout.root)
     with storing(layout.root):
         with collector_alone(layout.root):
             found = leftovers(layout)
@@ -109,7 +109,8 @@ def collect(store: Store, wishes: Wishes) -> Collection:
     return _report(store, wishes, choice, found, pruned)
 
 
-def _check_owner(root: str) -> None:
+def check_owner(root: str) -> None:
+    """Whoever collects removes what others put in. Raises `HermeticError` (environment/not-the-owner)."""
     owner = os.stat(root).st_uid
     if os.geteuid() not in (0, owner):
         raise HermeticError(
@@ -135,7 +136,7 @@ def _take_away(store: Store, choice: Choice, found: list[Leftover]) -> None:
         if record.resolved is not None:
             _forget_resolved(layout.resolved(record.resolved), record.key)
             reach("gc.after-resolved")
-        _unlink(layout.record(record.key))
+        trash.unlink(layout.record(record.key))
         reach("gc.after-record")
     if choice.victims:
         # Or after a power loss a record could be back whose output is not.
@@ -147,21 +148,14 @@ def _take_away(store: Store, choice: Choice, found: list[Leftover]) -> None:
     needed = {record.tree.hex for record in choice.survivors}
     for name in records.names_below(layout.folder("trees")):
         if name not in needed:
-            _unlink(f"{layout.root}/trees/{name[:2]}/{name}")
+            trash.unlink(f"{layout.root}/trees/{name[:2]}/{name}")
             reach("gc.after-manifest")
 
 
 def _forget_resolved(folder: str, key: Key) -> None:
-    _unlink(f"{folder}/{key.hex}")
+    trash.unlink(f"{folder}/{key.hex}")
     with suppress(OSError):  # others resolved so too
         os.rmdir(folder)
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
 
 
 def _prune(store: Store, wishes: Wishes, choice: Choice) -> int:

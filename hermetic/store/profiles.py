@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from hermetic.digest import Key
 from hermetic.store.layout import Layout
-from hermetic.store.roots import unreadable
+from hermetic.store.roots import points_to, unreadable
 
-__all__ = ["Generation", "kept", "names", "read"]
+__all__ = ["Generation", "current", "encode", "kept", "names", "read"]
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -21,18 +21,37 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 class Generation:
     """One switch of a profile's link.
 
-    `target` is the key of a store path, or a path outside this store, which then is nobody's to keep alive; `previous`
-    the number of the generation it took over from (0: none), `restores` that of the one a rollback went back to,
-    `when` in Unix seconds.
+    `link` is the symlink. `target` is the key of a store path, of which `name` is the rest, or a path outside this
+    store, which is not the store's to keep alive. `previous` is the generation it took over from (0: none), `restores`
+    the one that a rollback went back to; `when` is in Unix seconds.
     """
 
     number: int
     link: str
     target: Key | str
+    name: str
     previous: int
     cause: str
     when: int
     restores: int = 0
+
+    @property
+    def position(self) -> int:
+        """The generation that first showed this: where a rollback goes back from."""
+        return self.restores or self.number
+
+    def path(self, layout: Layout) -> str:
+        """What the link shows while this generation is the current one."""
+        return layout.output(self.target, self.name) if isinstance(self.target, Key) else self.target
+
+    def is_shown(self, layout: Layout) -> bool:
+        """Whether the link points there now."""
+        if isinstance(self.target, Key):
+            return points_to(self.link, layout.folder("store"), self.target)
+        try:
+            return os.readlink(self.link) == self.target
+        except OSError:
+            return False
 
 
 def names(layout: Layout) -> list[str]:
@@ -77,6 +96,7 @@ def _decode(document: dict[str, object], number: int) -> Generation:
         number=number,
         link=str(document["link"]),
         target=Key(str(key)) if key is not None else str(document["path"]),
+        name=str(document["name"]),
         previous=int(str(document["previous"])),
         cause=str(document["cause"]),
         when=int(str(document["when"])),
@@ -85,18 +105,27 @@ def _decode(document: dict[str, object], number: int) -> Generation:
 
 
 def encode(generation: Generation) -> bytes:
-    """The inverse of reading one; the number is the file's name."""
-    inside = isinstance(generation.target, Key)
+    """What is recorded of one; its number is the file's name."""
+    target = generation.target
     document = {
         "version": 1,
         "link": generation.link,
-        "key" if inside else "path": generation.target.hex if isinstance(generation.target, Key) else generation.target,
+        **({"key": target.hex} if isinstance(target, Key) else {"path": target}),
+        "name": generation.name,
         "previous": generation.previous,
         "cause": generation.cause,
         "when": generation.when,
         "restores": generation.restores,
     }
     return json.dumps(document, sort_keys=True).encode("ascii")
+
+
+def current(layout: Layout, history: list[Generation]) -> Generation | None:
+    """The newest generation that the link shows; None when it is gone or was moved by somebody else.
+
+    The link itself says so: a switch that was killed after its record leaves a generation that never was current.
+    """
+    return next((generation for generation in reversed(history) if generation.is_shown(layout)), None)
 
 
 def kept(layout: Layout) -> Iterator[tuple[Key, str, int]]:

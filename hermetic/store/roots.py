@@ -18,7 +18,9 @@ from hermetic.store.layout import FORMAT, Layout, write_atomic
 from hermetic.store.locks import KeyLock, collector_locked_out
 from hermetic.store.syncpoint import reach
 
-__all__ = ["Root", "add", "kept", "read_all", "remove", "unreadable"]
+__all__ = [
+    "Root", "add", "into_a_store", "kept", "placed", "points_to", "read_all", "remove", "switch", "unreadable",
+]  # fmt: skip
 
 _OUTPUT = re.compile(r"[a-z2-7]{32}-.+")
 
@@ -38,7 +40,7 @@ def add(layout: Layout, link: str, key: Key, output: str) -> None:
     Raises `HermeticError`: usage/unknown-path when `output` was collected meanwhile, usage/out-link-exists when
     something else than a link into a store is there, usage/out-link-refused when nothing can be made there.
     """
-    link = _placed(link)
+    link = placed(link)
     identity = hash_bytes(os.fsencode(link)).hex
     with KeyLock(layout.root, f"root-{identity}"), collector_locked_out(layout.root):
         if not os.path.lexists(layout.record(key)):
@@ -50,7 +52,7 @@ def add(layout: Layout, link: str, key: Key, output: str) -> None:
             write_atomic(layout, f"{layout.root}/roots/{identity}", record)
         reach("root.after-record")
         try:
-            _switch(link, output, identity)
+            switch(link, output)
         except OSError as error:
             raise HermeticError(
                 Domain.USAGE,
@@ -61,7 +63,9 @@ def add(layout: Layout, link: str, key: Key, output: str) -> None:
         reach("root.after-link")
 
 
-def _switch(link: str, output: str, identity: str) -> None:
+def switch(link: str, output: str) -> None:
+    """Let `link` be a symlink to `output` from one moment to the next. Call it with a lock for the link held."""
+    identity = hash_bytes(os.fsencode(link)).hex
     temporary = os.path.join(os.path.dirname(link), f".hermetic-{identity[:16]}")  # one name: a kill leaves one
     with suppress(FileNotFoundError):
         os.unlink(temporary)
@@ -77,7 +81,7 @@ def _check_replaceable(link: str) -> None:
         return
     except OSError:
         target = ""
-    if not _into_a_store(os.path.join(os.path.dirname(link), target)):
+    if not into_a_store(os.path.join(os.path.dirname(link), target)):
         raise HermeticError(
             Domain.USAGE,
             "out-link-exists",
@@ -86,7 +90,7 @@ def _check_replaceable(link: str) -> None:
         )
 
 
-def _into_a_store(target: str) -> bool:
+def into_a_store(target: str) -> bool:
     """Whether `target` is a store path. One whose whole store is gone is believed by its shape."""
     folder, name = os.path.split(target)
     root, store = os.path.split(folder)
@@ -109,7 +113,7 @@ def read_all(layout: Layout) -> list[Root]:
             link, key = _read(layout, name)
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             continue
-        found.append(Root(Path(link), key, _points_to(link, f"{layout.root}/store", key)))
+        found.append(Root(Path(link), key, points_to(link, f"{layout.root}/store", key)))
     return sorted(found, key=lambda root: root.link)
 
 
@@ -119,7 +123,8 @@ def _read(layout: Layout, name: str) -> tuple[str, Key]:
     return str(document["link"]), Key(document["key"])
 
 
-def _points_to(link: str, store: str, key: Key) -> bool:
+def points_to(link: str, store: str, key: Key) -> bool:
+    """Whether `link` is a symlink to the output of `key` below the folder `store`."""
     try:
         folder, name = os.path.split(os.path.join(os.path.dirname(link), os.readlink(link)))
     except OSError:
@@ -175,13 +180,13 @@ def remove(layout: Layout, link: str) -> bool:
 
     `link` may also be the path of a record below ``roots/``, which is all that is left of one that cannot be read.
     """
-    link = _placed(link)
+    link = placed(link)
     if os.path.dirname(link) == os.path.realpath(layout.folder("roots")):
         record = link
     else:
         record = f"{layout.root}/roots/{hash_bytes(os.fsencode(link)).hex}"
         with suppress(OSError):
-            if _into_a_store(os.path.join(os.path.dirname(link), os.readlink(link))):
+            if into_a_store(os.path.join(os.path.dirname(link), os.readlink(link))):
                 os.unlink(link)
         reach("root.after-unlink")
     try:
@@ -192,6 +197,6 @@ def remove(layout: Layout, link: str) -> bool:
     return True
 
 
-def _placed(link: str) -> str:
+def placed(link: str) -> str:
     """One spelling for every place, whatever symlinks lead to its folder."""
     return os.path.join(os.path.realpath(os.path.dirname(os.path.abspath(link))), os.path.basename(link))

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from hermetic.store.attempts import Attempt
     from hermetic.store.collecting import Collection, Wishes
     from hermetic.store.manifest import Manifest
+    from hermetic.store.repair import Drop
     from hermetic.store.roots import Root
     from hermetic.store.run import Run
+    from hermetic.store.switching import Profile
+    from hermetic.store.usage import Ledger
     from hermetic.store.verify import Problem
 
 __all__ = ["Store"]
@@ -251,6 +254,24 @@ class Store:
             self._tidy()
         return collect(self, wishes)
 
+    def profile(self, name: str) -> Profile:
+        """The history of links called `name`, whether or not it has begun. Raises (usage/bad-profile-name)."""
+        from hermetic.store.switching import Profile  # noqa: PLC0415
+
+        return Profile(self, name)
+
+    def profiles(self) -> list[Profile]:
+        """Every profile that has a history, by name."""
+        from hermetic.store import profiles  # noqa: PLC0415
+
+        return [self.profile(name) for name in profiles.names(self.layout)]
+
+    def ledger(self) -> Ledger:
+        """Who has which bytes, of everything that is realised now."""
+        from hermetic.store.usage import Ledger  # noqa: PLC0415
+
+        return Ledger(self.layout, self.records())
+
     def manifest(self, tree: TreeDigest) -> Manifest:
         """Everything in a tree. Raises `HermeticError` (store/unknown-tree, store/corrupt)."""
         return manifests.read(self.layout, tree)
@@ -265,6 +286,18 @@ class Store:
         from hermetic.store.verify import verify  # noqa: PLC0415
 
         return verify(self.layout, keys, progress)
+
+    def repair(
+        self, keys: Iterable[Key] | None = None, *, progress: Callable[[int, int], None] | None = None
+    ) -> list[Drop]:
+        """Verify as `verify` does, and drop what is damaged so that the next realise makes it again.
+
+        Raises `HermeticError`: environment/not-the-owner, store/unreadable-lease, environment/store-read-only.
+        """
+        from hermetic.store.repair import repair  # noqa: PLC0415
+
+        self._tidy()
+        return repair(self, keys, progress)
 
     def start_attempt(self, key: Key, name: str, **extra: Any) -> Attempt:
         """Record that a build of `key` begins, and make the file for its log."""

@@ -11,7 +11,7 @@ from hermetic.store.records import names_below
 from hermetic.store.removal import remove_tree
 from hermetic.store.syncpoint import reach
 
-__all__ = ["empty", "sweep_blobs", "throw"]
+__all__ = ["empty", "sweep_blobs", "throw", "unlink"]
 
 
 def throw(layout: Layout, path: str) -> bool:
@@ -23,6 +23,14 @@ def throw(layout: Layout, path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def unlink(path: str) -> None:
+    """Unlink a file of the store that may be gone already."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
 
 
 def empty(layout: Layout) -> None:

@@ -19,7 +19,7 @@ from hermetic.store.records import keys as every_key
 from hermetic.store.records import read_record
 from hermetic.store.walk import OPEN_FILE
 
-__all__ = ["Problem", "verify"]
+__all__ = ["Problem", "blob_problem", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +104,13 @@ def _blobs(layout: Layout, hashes: Hashes) -> list[Problem]:
     for prefix in sorted(os.listdir(layout.folder("blobs"))):
         for name in sorted(os.listdir(f"{layout.root}/blobs/{prefix}")):
             path = f"{layout.root}/blobs/{prefix}/{name}"
-            if (problem := _blob_problem(path, name, hashes)) is not None:
+            if (problem := blob_problem(path, name, hashes)) is not None:
                 found.append(Problem(None, Path(path), problem))
     return found
 
 
-def _blob_problem(path: str, name: str, hashes: Hashes) -> str | None:
+def blob_problem(path: str, name: str, hashes: Hashes) -> str | None:
+    """What is wrong with one blob; None when it is whole, or gone."""
     try:
         opened = os.open(path, OPEN_FILE)
     except FileNotFoundError:

@@ -7,9 +7,14 @@ from pathlib import Path
 
 from test_store_crash import MATRIX, RECOVERY
 from test_store_gc_crash import GC_MATRIX
+from test_store_import import IMPORT_MATRIX
+from test_store_profiles import LINK_MATRIX, PRUNE_MATRIX
+from test_store_repair import REPAIR_MATRIX
 from test_store_roots import ROOT_MATRIX
 
 import hermetic.store
+
+OTHERS = IMPORT_MATRIX + LINK_MATRIX + PRUNE_MATRIX + REPAIR_MATRIX
 
 
 def test_the_matrices_have_every_sync_point() -> None:
@@ -17,4 +22,4 @@ def test_the_matrices_have_every_sync_point() -> None:
     points = {
         name for path in folder.glob("*.py") for name in re.findall(r'reach\("([^"]+)"\)', path.read_text("utf-8"))
     }
-    assert points == {name.partition("#")[0] for name in MATRIX + RECOVERY + GC_MATRIX + ROOT_MATRIX}
+    assert points == {name.partition("#")[0] for name in MATRIX + RECOVERY + GC_MATRIX + ROOT_MATRIX + OTHERS}
