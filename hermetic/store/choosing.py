@@ -9,63 +9,77 @@ from dataclasses import dataclass
 from hermetic.digest import Key
 from hermetic.store import mark, price, records
 from hermetic.store.layout import Layout
+from hermetic.store.leftovers import foreign
 from hermetic.store.realisation import Realisation
 from hermetic.store.usage import Contents
 
-__all__ = ["Choice", "choose"]
+__all__ = ["Choice", "Listing", "choose"]
+
+
+class Listing:
+    """All that is recorded, with what is dear to compute computed once: paths, and names in ``store/``."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.records, self.damaged = records.read_all(layout)
+        self.paths = {record.key.hex: layout.output(record.key, record.name) for record in self.records}
+        prefix = len(layout.folder("store")) + 1
+        self.by_name = {self.paths[record.key.hex][prefix : prefix + 32]: record for record in self.records}
+        self.by_key = {record.key.hex: record for record in self.records}
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`victims` in the order in which they go, and who stays; by base-32 key why, and the bytes each frees.
-
-    `damaged` are keys whose records cannot be read; they are left to `verify --repair`.
-    """
+    """`victims` in the order in which they go, and who stays; by hexadecimal key why, and the bytes each frees."""
 
     victims: list[Realisation]
     survivors: list[Realisation]
     reasons: dict[str, str]
     freed: dict[str, int]
     short: int
-    damaged: list[Key]
 
 
 def choose(
-    layout: Layout, max_size: int | None, min_free: int | None, before: float | None, *, spare: int = 0
+    layout: Layout, listing: Listing, max_size: int | None, min_free: int | None, before: float | None, *, spare: int
 ) -> Choice:
     """Choose. `spare` are bytes that will be freed anyway; the rest is as in `Wishes`. Linear in the number of paths.
 
     Raises `HermeticError` (store/unreadable-root, store/unreadable-lease).
     """
-    everything, damaged = records.read_all(layout)
-    reasons = _reasons(layout, everything, before)
-    dead = [record for record in everything if record.key.base32 not in reasons]
-    account = _Account(layout, everything)
+    reasons = _reasons(layout, listing, before)
+    dead = [record for record in listing.records if record.key.hex not in reasons]
+    account = _Account(layout, listing.records)
     needed = _needed(layout, account.total, max_size, min_free, spare)
     if needed is not None:
         seconds = price.seconds_to_regain(layout, dead)
-        alive = [record for record in everything if record.key.base32 in reasons]
+        alive = [record for record in listing.records if record.key.hex in reasons]
         dead = account.enough(price.cheapest_first(dead, seconds, account.contents, alive), needed)
     freed = account.remove(dead)
     why = "nothing keeps it alive" if needed is None else "nothing keeps it alive, and its space is needed"
     reasons |= dict.fromkeys(freed, why)
-    survivors = [record for record in everything if record.key.base32 not in freed]
+    survivors = [record for record in listing.records if record.key.hex not in freed]
     for record in survivors:
-        reasons.setdefault(record.key.base32, "nothing keeps it alive, but its space is not needed")
+        reasons.setdefault(record.key.hex, "nothing keeps it alive, but its space is not needed")
     short = max(0, (needed or 0) - sum(freed.values()))
-    return Choice(dead, survivors, reasons, freed, short, damaged)
+    return Choice(dead, survivors, reasons, freed, short)
 
 
-def _reasons(layout: Layout, everything: list[Realisation], before: float | None) -> dict[str, str]:
-    """Why a path must stay, by base-32 key, for those that must."""
-    by_name = {record.key.base32: record for record in everything}
-    reasons = {name: why for name, why in mark.held(layout).items() if name in by_name}
-    if before is not None:
-        for name in by_name.keys() - reasons.keys():
-            if (made := _made(layout, by_name[name].key)) >= before:
-                reasons[name] = f"realised {time.strftime('%Y-%m-%d', time.localtime(made))}, which is not long ago"
-    needed = mark.closure(reasons, by_name)
-    return reasons | {name: f"needed by {by_name[why].name}" for name, why in needed.items() if name in by_name}
+def _reasons(layout: Layout, listing: Listing, before: float | None) -> dict[str, str]:
+    """Why a path must stay, by hexadecimal key, for those that must."""
+    held = mark.held(layout)
+    reasons = {record.key.hex: held[name] for name, record in listing.by_name.items() if name in held}
+    for record in listing.records:
+        if record.key.hex not in reasons and (why := _spared(layout, listing, record, before)):
+            reasons[record.key.hex] = why
+    needed = mark.closure(reasons, listing.by_key)
+    return reasons | {key: f"needed by {listing.by_key[why].name}" for key, why in needed.items()}
+
+
+def _spared(layout: Layout, listing: Listing, record: Realisation, before: float | None) -> str:
+    if before is not None and (made := _made(layout, record.key)) >= before:
+        return f"realised {time.strftime('%Y-%m-%d', time.localtime(made))}, which is not long ago"
+    if os.geteuid() != 0 and (owner := foreign(listing.paths[record.key.hex])) is not None:
+        return f"belongs to user {owner}, so only root can remove it"
+    return ""
 
 
 def _made(layout: Layout, key: Key) -> float:
@@ -97,8 +111,8 @@ class _Account:
                 self.total += 0 if before else size
 
     def remove(self, victims: list[Realisation]) -> dict[str, int]:
-        """Take them off the account, in their order; the bytes that went with each, by base-32 key."""
-        return {record.key.base32: self._take(record) for record in victims}
+        """Take them off the account, in their order; the bytes that went with each, by hexadecimal key."""
+        return {record.key.hex: self._take(record) for record in victims}
 
     def _take(self, record: Realisation) -> int:
         freed = 0

@@ -12,15 +12,16 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hermetic.digest import Key
 from hermetic.errors import Domain, HermeticError
 from hermetic.store import attempts, records, trash
-from hermetic.store.choosing import Choice, choose
+from hermetic.store.choosing import Choice, Listing, choose
 from hermetic.store.faults import storing
+from hermetic.store.layout import Layout
 from hermetic.store.leftovers import Leftover, leftovers
 from hermetic.store.locks import collector_alone
 from hermetic.store.pending import sync_file_system
@@ -96,17 +97,21 @@ def collect(store: Store, wishes: Wishes) -> Collection:
     check_owner(layout.root)
     with storing(layout.root):
         with collector_alone(layout.root):
-            found = leftovers(layout)
-            choice = choose(layout, wishes.max_size, wishes.min_free, _before(wishes), spare=_size(found))
+            listing = Listing(layout)
+            recorded = {*listing.by_name, *(key.base32 for key in listing.damaged)}
+            found = leftovers(layout, recorded)
+            spare = sum(leftover.size for leftover in found)
+            choice = choose(layout, listing, wishes.max_size, wishes.min_free, _before(wishes), spare=spare)
             reach("gc.after-mark")
             if not wishes.dry_run:
-                _take_away(store, choice, found)
+                outputs = [listing.paths[record.key.hex] for record in choice.victims]
+                _take_away(layout, choice, [*outputs, *(str(leftover.path) for leftover in found)])
         reach("gc.after-release")
         if not wishes.dry_run:
             trash.empty(layout)
             trash.sweep_blobs(layout)
         pruned = _prune(store, wishes, choice)
-    return _report(store, wishes, choice, found, pruned)
+    return _report(layout, wishes, listing, choice, found, pruned)
 
 
 def check_owner(root: str) -> None:
@@ -125,37 +130,35 @@ def _before(wishes: Wishes) -> float | None:
     return None if wishes.older_than is None else time.time() - wishes.older_than
 
 
-def _size(found: list[Leftover]) -> int:
-    return sum(leftover.size for leftover in found)
-
-
-def _take_away(store: Store, choice: Choice, found: list[Leftover]) -> None:
+def _take_away(layout: Layout, choice: Choice, outputs: list[str]) -> None:
     """Unlink the records, make sure of it, and move what they vouched for out of sight."""
-    layout = store.layout
-    for record in choice.victims:
-        if record.resolved is not None:
-            _forget_resolved(layout.resolved(record.resolved), record.key)
-            reach("gc.after-resolved")
-        trash.unlink(layout.record(record.key))
-        reach("gc.after-record")
+    trash.each(lambda record: _forget(layout, record), choice.victims)
     if choice.victims:
         # Or after a power loss a record could be back whose output is not.
         sync_file_system(layout.root)
     reach("gc.after-sync")
-    for path in [layout.output(r.key, r.name) for r in choice.victims] + [str(leftover.path) for leftover in found]:
+    for path in outputs:
         trash.throw(layout, path)
         reach("gc.after-move")
     needed = {record.tree.hex for record in choice.survivors}
-    for name in records.names_below(layout.folder("trees")):
-        if name not in needed:
-            trash.unlink(f"{layout.root}/trees/{name[:2]}/{name}")
-            reach("gc.after-manifest")
+    unneeded = [name for name in records.names_below(layout.folder("trees")) if name not in needed]
+    trash.each(lambda name: _forget_manifest(f"{layout.root}/trees/{name[:2]}/{name}"), unneeded)
 
 
-def _forget_resolved(folder: str, key: Key) -> None:
-    trash.unlink(f"{folder}/{key.hex}")
-    with suppress(OSError):  # others resolved so too
-        os.rmdir(folder)
+def _forget(layout: Layout, record: Realisation) -> None:
+    if record.resolved is not None:
+        folder = layout.resolved(record.resolved)
+        trash.unlink(f"{folder}/{record.key.hex}")
+        with suppress(OSError):  # others resolved so too
+            os.rmdir(folder)
+        reach("gc.after-resolved")
+    trash.unlink(layout.record(record.key))
+    reach("gc.after-record")
+
+
+def _forget_manifest(path: str) -> None:
+    trash.unlink(path)
+    reach("gc.after-manifest")
 
 
 def _prune(store: Store, wishes: Wishes, choice: Choice) -> int:
@@ -166,17 +169,19 @@ def _prune(store: Store, wishes: Wishes, choice: Choice) -> int:
     return attempts.prune(store.layout, before, alive, dry_run=wishes.dry_run)
 
 
-def _report(store: Store, wishes: Wishes, choice: Choice, found: list[Leftover], pruned: int) -> Collection:
-    fates = [_fate(store, record, choice.freed[record.key.base32], choice.reasons) for record in choice.victims]
-    gone = [Fate(leftover.path, None, True, leftover.size, leftover.reason) for leftover in found]
-    doubted = [
-        Fate(Path(store.layout.record(key)), key, False, 0, "it cannot be read: `hermetic verify --repair` drops it")
-        for key in choice.damaged
-    ]
-    stay = [replace(_fate(store, record, 0, choice.reasons), removed=False) for record in choice.survivors]
-    freed = sum(fate.freed for fate in (*fates, *gone))
-    return Collection((*fates, *gone, *stay, *doubted), freed, pruned, choice.short, wishes.dry_run)
+def _report(
+    layout: Layout, wishes: Wishes, listing: Listing, choice: Choice, found: list[Leftover], pruned: int
+) -> Collection:
+    def fate(record: Realisation, *, removed: bool) -> Fate:
+        key = record.key.hex
+        freed = choice.freed[key] if removed else 0
+        return Fate(Path(listing.paths[key]), record.key, removed, freed, choice.reasons[key])
 
-
-def _fate(store: Store, record: Realisation, freed: int, reasons: dict[str, str]) -> Fate:
-    return Fate(store.path(record.key, record.name), record.key, True, freed, reasons[record.key.base32])
+    doubt = "it cannot be read: `hermetic verify --repair` drops it"
+    fates = (
+        *(fate(record, removed=True) for record in choice.victims),
+        *(Fate(leftover.path, None, True, leftover.size, leftover.reason) for leftover in found),
+        *(fate(record, removed=False) for record in choice.survivors),
+        *(Fate(Path(layout.record(key)), key, False, 0, doubt) for key in listing.damaged),
+    )
+    return Collection(fates, sum(fate.freed for fate in fates), pruned, choice.short, wishes.dry_run)

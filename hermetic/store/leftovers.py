@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermetic.store import records
 from hermetic.store.layout import Layout
 
-__all__ = ["Leftover", "leftovers"]
+__all__ = ["Leftover", "foreign", "leftovers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +23,27 @@ class Leftover:
     reason: str
 
 
-def leftovers(layout: Layout) -> list[Leftover]:
-    """All of them. Call it with the collector alone: nobody is between moving an output and recording it then."""
-    names = {key.base32 for key in records.keys(layout)}
-    orphans = [name for name in sorted(os.listdir(layout.folder("store"))) if name[:32] not in names]
+def leftovers(layout: Layout, recorded: Collection[str]) -> list[Leftover]:
+    """All of them, given the names that have a record (32 characters). Another user's are theirs, or root's, to remove.
+
+    Call it with the collector alone: nobody is between moving an output and recording it then.
+    """
+    orphans = [name for name in sorted(os.listdir(layout.folder("store"))) if name[:32] not in recorded]
     thrown = sorted(os.listdir(layout.folder("trash")))
-    return [
+    found = [
         *(_leftover(f"{layout.root}/store/{name}", "its build was killed before it was recorded") for name in orphans),
         *(_leftover(f"{layout.root}/trash/{name}", "left by a collector that was stopped") for name in thrown),
     ]
+    return [leftover for leftover in found if os.geteuid() == 0 or foreign(str(leftover.path)) is None]
+
+
+def foreign(path: str) -> int | None:
+    """The user who owns `path`, if it is not us."""
+    try:
+        owner = os.lstat(path).st_uid
+    except FileNotFoundError:
+        return None
+    return None if owner == os.geteuid() else owner
 
 
 def _leftover(path: str, reason: str) -> Leftover:

@@ -55,16 +55,16 @@ def _read(path: str) -> list[Key]:
         return []
 
 
-def closure(names: Iterable[str], records: Mapping[str, Realisation]) -> dict[str, str]:
-    """What the outputs called `names` need by reference, beyond themselves, each with the name that needs it."""
+def closure(keys: Iterable[str], records: Mapping[str, Realisation]) -> dict[str, str]:
+    """What `keys` need by reference, beyond themselves, each with the key that needs it; all in hexadecimal."""
     found: dict[str, str] = {}
-    start = set(names)
+    start = set(keys)
     waiting = list(start)
     while waiting:
         here = waiting.pop()
-        for key in records[here].references if here in records else ():
-            name = key.base32
-            if name not in start and name not in found:
-                found[name] = here
-                waiting.append(name)
+        for reference in records[here].references:
+            key = reference.hex
+            if key in records and key not in start and key not in found:
+                found[key] = here
+                waiting.append(key)
     return found
