@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -44,7 +45,9 @@ class _Lazy(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in VERBS:
-            return None
+            close = difflib.get_close_matches(cmd_name, VERBS, n=1)
+            hint = f"did you mean hermetic {close[0]}?" if close else "hermetic --help lists them"
+            raise HermeticError(Domain.USAGE, "no-command", f"there is no command {cmd_name!r}", hint=hint)
         module = importlib.import_module(f"hermetic.cli.{VERBS[cmd_name][0]}")
         command: click.Command = module.command
         return command

@@ -87,10 +87,11 @@ def load(file: str, overrides: Mapping[str, str] | None = None, *, memo: Memo | 
             _run(path, module, running)
     finally:
         os.chdir(before)
+    if all(error.reason == "parameter-missing" for error in running.errors):
+        _check_overrides(running)  # a misspelt --set is why a value is missing
     recipe = _collect(file, module, running) if not running.errors else None
     if recipe is None or running.errors:
         raise _all(running.errors)
-    _check_overrides(running)
     return recipe
 
 

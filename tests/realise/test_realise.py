@@ -383,6 +383,11 @@ class TestVerbs:
         cli("realise", name)
         assert cli("tree", "zzzzzz").exit_code == 2
 
+    def test_a_misspelt_command_is_told_the_right_one(self, cli) -> None:
+        result = cli("relise", "recipe.py")
+        assert result.exit_code == 2
+        assert "did you mean hermetic realise?" in result.stderr
+
     def test_a_store_made_by_a_newer_version_is_refused_by_name(self, cli, recipe, store_root) -> None:
         name = recipe(CHAIN, a=A, b=B)
         cli("realise", name)

@@ -140,6 +140,7 @@ class TestParameters:
             ({"fast": "perhaps", "what": "w"}, "parameter-type"),
             ({}, "parameter-missing"),
             ({"what": "w", "nn": "1"}, "unknown-parameter"),
+            ({"whatt": "w"}, "unknown-parameter"),
         ],
     )
     def test_what_does_not_fit_is_refused(self, write, given, reason: str) -> None:
