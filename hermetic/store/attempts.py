@@ -12,7 +12,7 @@ from typing import Any
 
 from hermetic.digest import Key
 from hermetic.store.faults import storing
-from hermetic.store.layout import Layout, write_atomic
+from hermetic.store.layout import Layout, make_folders, write_atomic
 from hermetic.store.removal import remove_tree
 
 __all__ = ["Attempt", "durations", "find", "like", "newest_first", "prune", "start", "successes"]
@@ -67,7 +67,7 @@ def start(layout: Layout, boot: str, key: Key, name: str, extra: dict[str, Any])
     folder = Path(layout.folder("builds")) / identity
     attempt = Attempt(identity, key, name, folder, now // 10**9, os.getpid(), boot, extra=extra)
     with storing(layout.root):
-        folder.mkdir()
+        make_folders(str(folder))
         attempt.log.touch()
         _write(attempt)
     return attempt
@@ -118,9 +118,12 @@ def prune(layout: Layout, before: float, alive: Collection[str], *, dry_run: boo
         if attempt.outcome == "exited" and name[:32] in alive and name[:32] not in kept:
             kept.add(name[:32])
         elif (attempt.ended or attempt.started) < before:
-            count += 1
             if not dry_run:
-                remove_tree(str(attempt.folder))
+                try:
+                    remove_tree(str(attempt.folder))
+                except PermissionError:  # another member's, for them or root to remove
+                    continue
+            count += 1
     return count
 
 

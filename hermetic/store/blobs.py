@@ -14,7 +14,7 @@ import stat
 from hermetic.digest import BlobDigest
 from hermetic.store.copying import canonical_mode, clone
 from hermetic.store.hashing import NO_NEEDLES, hash_and_scan
-from hermetic.store.layout import EPOCH_NS, Layout
+from hermetic.store.layout import EPOCH_NS, Layout, make_folders
 from hermetic.store.syncpoint import reach
 from hermetic.store.walk import OPEN_FILE
 
@@ -59,7 +59,7 @@ class Blobs:
         try:
             os.link(name, blob, src_dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(blob), exist_ok=True)
+            make_folders(os.path.dirname(blob))
             os.link(name, blob, src_dir_fd=folder, follow_symlinks=False)
 
     def _take(self, folder: int, name: bytes, blob: str, digest: BlobDigest, size: int, *, executable: bool) -> bool:

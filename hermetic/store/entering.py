@@ -27,7 +27,7 @@ from hermetic.store.ingest import (
     close_folders,
     open_top,
 )
-from hermetic.store.layout import write_atomic
+from hermetic.store.layout import make_folders, write_atomic
 from hermetic.store.locks import collector_locked_out
 from hermetic.store.realisation import Realisation
 from hermetic.store.removal import remove_tree
@@ -214,8 +214,8 @@ def _line(entry: manifest.Entry) -> tuple[str, str, bool, int, str]:
 
 
 def _touch(path: str) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    make_folders(os.path.dirname(path))
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))  # another member's cannot be written
 
 
 def _forget(path: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
 from contextlib import suppress
 from typing import TypeVar
 
@@ -16,7 +17,10 @@ from hermetic.errors import Domain, HermeticError
 from hermetic.store.faults import storing
 from hermetic.store.syncpoint import reach
 
-__all__ = ["EPOCH_NS", "FOLDERS", "FORMAT", "Layout", "create", "current_boot", "is_store", "write_atomic"]
+__all__ = [
+    "EPOCH_NS", "FOLDERS", "FORMAT", "Layout", "create", "current_boot", "is_shared", "is_store", "make_folders",
+    "open_shared", "write_atomic",
+]  # fmt: skip
 
 FORMAT = b"hermetic store 1\n"
 FOLDERS = (
@@ -29,6 +33,7 @@ _UNFINISHED = ".format-"
 _VERSION = re.compile(rb"hermetic store ([0-9]{1,9})\n")
 _NAME = re.compile(r"[A-Za-z0-9_+=?][A-Za-z0-9._+=?-]{0,210}")
 _NFS = 0x6969
+_SHARED = stat.S_ISGID | stat.S_IWGRP
 
 D = TypeVar("D", bound=Digest)
 
@@ -75,6 +80,44 @@ class Layout:
         return f"{self.root}/resolved/{key.hex[:2]}/{key.hex}"
 
 
+def is_shared(folder: str) -> bool:
+    """Whether what is made in `folder` is for its whole group: set-group-id, and writable for the group."""
+    return os.stat(folder).st_mode & _SHARED == _SHARED
+
+
+def make_folders(path: str) -> None:
+    """Like ``os.makedirs(exist_ok=True)``; in a folder that a group shares the new one is shared too, whatever the
+    umask, and from its first moment on: another member may be waiting for it.
+    """
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    make_folders(parent)
+    if not is_shared(parent):
+        with suppress(FileExistsError):
+            os.mkdir(path)
+        return
+    new = f"{parent}/.new-{os.urandom(8).hex()}"
+    os.mkdir(new)
+    try:
+        os.chmod(new, 0o2775)  # noqa: S103  # members of the group trust each other fully
+        os.rename(new, path)
+    except OSError:
+        os.rmdir(new)
+        if not os.path.isdir(path):  # another process was first, and uses it already
+            raise
+
+
+def open_shared(path: str, flags: int) -> int:
+    """Open `path`, making it if need be; in a folder that a group shares all may write to it, whatever the umask."""
+    mode = 0o664 if is_shared(os.path.dirname(path)) else 0o644
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, mode)
+    status = os.fstat(descriptor)
+    if mode == 0o664 and status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != mode:
+        os.fchmod(descriptor, mode)
+    return descriptor
+
+
 def create(root: str) -> None:
     """Make `root` a store, or finish what a killed process began. Harmless when several processes do it at once."""
     with storing(root):
@@ -84,9 +127,11 @@ def create(root: str) -> None:
         # First of all a name that no other program leaves, so that a half-made store is told from a foreign folder.
         with open(unfinished, "wb") as file:
             file.write(FORMAT)
+            os.fchmod(file.fileno(), 0o644)  # whatever the umask: who may enter the folder may know what it is
         reach("create.after-unfinished")
         for folder in FOLDERS:
-            os.makedirs(f"{root}/{folder}", exist_ok=True)
+            make_folders(f"{root}/{folder}")
+        os.close(open_shared(f"{root}/locks/gc", os.O_RDWR))
         _sync_folder(root)
         reach("create.after-folders")
         with suppress(FileNotFoundError):  # another process was first, and took ours away with its own
@@ -98,7 +143,8 @@ def create(root: str) -> None:
 
 def _make_root(root: str) -> None:
     try:
-        os.makedirs(root, exist_ok=True)
+        make_folders(root)
+        os.listdir(root)
     except (FileExistsError, NotADirectoryError) as error:
         raise HermeticError(
             Domain.ENVIRONMENT,
@@ -208,6 +254,8 @@ def _create_held(layout: Layout) -> tuple[int, str]:
     while True:
         path = layout.temporary(f"f-{os.urandom(8).hex()}")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        if is_shared(os.path.dirname(path)):
+            os.fchmod(descriptor, 0o664)  # whatever the umask
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
             return descriptor, path
@@ -221,7 +269,7 @@ def _rename_into(temporary: str, path: str) -> None:
             return
         except FileNotFoundError:
             # The folder is not there yet, or another process has just removed it because it was empty.
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            make_folders(os.path.dirname(path))
     os.rename(temporary, path)
 
 

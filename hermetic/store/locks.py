@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from hermetic.store.faults import storing
+from hermetic.store.layout import is_shared, open_shared
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -52,7 +53,9 @@ class KeyLock:
         if self._lock is not None:
             raise RuntimeError(f"{self._path} is held already")
         # Not thread-local: the driver takes it in one thread and gives it back in another.
-        lock = FileLock(self._path, thread_local=False)
+        # A group shares its lock files, which filelock opens for writing.
+        mode = 0o664 if is_shared(f"{self._root}/locks") else 0o644
+        lock = FileLock(self._path, mode=mode, thread_local=False)
         try:
             with storing(self._root):
                 lock.acquire(timeout=-1 if blocking else 0, poll_interval=0.02)
@@ -87,7 +90,7 @@ def collector_alone(root: str) -> Iterator[None]:
 
 @contextmanager
 def _gc_lock(root: str, side: int) -> Iterator[None]:
-    descriptor = os.open(f"{root}/locks/gc", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = open_shared(f"{root}/locks/gc", os.O_RDONLY)
     try:
         fcntl.flock(descriptor, side)
         yield
@@ -98,7 +101,7 @@ def _gc_lock(root: str, side: int) -> Iterator[None]:
 def hold(path: str) -> int:
     """Create `path` if need be and hold it until the descriptor that is returned is closed."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        descriptor = open_shared(path, os.O_RDWR | os.O_APPEND)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         # A sweep may have taken the new file for a dead one's and unlinked it before it was locked.
         try:

@@ -21,6 +21,7 @@ from hermetic.store import Realisation, Run, Store, remove_tree
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOBODY = 65534
+TEAM = 64111
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,8 @@ for module in pkgutil.iter_modules(hermetic.store.__path__):
 sys.path.insert(0, {tests!r})
 from store_kit import *
 rfc8785.dumps({{"warm": "the codecs"}})
-if {nobody!r} and os.geteuid() == 0:
-    os.setgroups([]); os.setresgid({uid}, {uid}, {uid}); os.setresuid({uid}, {uid}, {uid})
+if {uid} and os.geteuid() == 0:
+    os.setgroups({groups}); os.setresgid({uid}, {uid}, {uid}); os.setresuid({uid}, {uid}, {uid})
 arguments = sys.argv[1:]
 """
 
@@ -196,9 +197,11 @@ def script() -> Script:
 
 
 def start_script(
-    body: str, *arguments: object, nobody: bool = False, env: Mapping[str, str] | None = None
+    body: str, *arguments: object, nobody: bool = False, env: Mapping[str, str] | None = None, member: int = 0
 ) -> subprocess.Popen[str]:
-    prelude = _PRELUDE.format(tests=str(Path(__file__).parent), nobody=nobody, uid=NOBODY)
+    """`member` is the uid of somebody who is in the group `TEAM` besides their own."""
+    uid, groups = (member, [TEAM]) if member else (NOBODY if nobody else 0, [])
+    prelude = _PRELUDE.format(tests=str(Path(__file__).parent), uid=uid, groups=groups)
     return subprocess.Popen(
         [sys.executable, "-c", prelude + textwrap.dedent(body), *map(str, arguments)],
         env=environment() | dict(env or {}),
