@@ -131,7 +131,7 @@ class Registry:
                 stream.seek(0)
                 stream.truncate()
                 digest.restart()
-            async for chunk in response.aiter_raw(_CHUNK):
+            async for chunk in response.aiter_raw():  # as it comes: what is gathered would be lost with the connection
                 data = chunk[: wanted.size - digest.length + 1]
                 stream.write(data)
                 digest.update(data)

@@ -31,7 +31,7 @@ def podman_args(
     args += ["--read-only-tmpfs=false", "--http-proxy=false", "--unsetenv-all", "--passwd=false", "--systemd=false"]
     args += ["--no-hosts", "--umask", f"{abi.UMASK:04o}", "--log-driver", "none", "--cgroupns", "private"]
     args += _users(ids)
-    args += [word for folder in (abi.BUILD, "/sys", "/sys/fs/cgroup") for word in ("--mount", _tmpfs(folder))]
+    args += [word for folder in (abi.BUILD, abi.ENV, "/sys", "/sys/fs/cgroup") for word in ("--mount", _tmpfs(folder))]
     args += [word for source, target, writable in _binds(plan) for word in ("--mount", _bind(source, target, writable))]
     args += ["--security-opt", f"mask={':'.join(plan.masked)}"] if plan.masked else []
     args += _variables(plan)
@@ -47,7 +47,7 @@ def docker_args(plan: LaunchPlan, name: str) -> list[str]:
     """
     args = ["run", "--name", name, "--label", "hermetic", *_common(plan, None), "--pull", "missing"]
     args += ["--user", f"{abi.UID}:{abi.GID}", "--cgroupns", "private", "--entrypoint", ""]
-    args += ["--tmpfs", f"{abi.BUILD}:mode=0755,size={_SMALL}"]
+    args += [word for place in (abi.BUILD, abi.ENV) for word in ("--tmpfs", f"{place}:mode=0755,size={_SMALL}")]
     for source, target, writable in _binds(plan):
         args += ["--mount", _bind(source, target, writable)]
     return [*args, *_variables(plan), plan.image, *plan.argv]

@@ -278,6 +278,8 @@ def _refused(image: Image, path: str, root: str, what: str) -> HermeticError:
 
 def _add_places(image: Image, root: str) -> None:
     """Empty folders and files where the sandbox mounts something: in a read-only root none could be made."""
+    from hermetic.store import remove_tree  # noqa: PLC0415  # only this path needs it
+
     for name in _FOLDERS:
         place = f"{root}/{name}"
         if os.path.islink(place) or (os.path.lexists(place) and not os.path.isdir(place)):
@@ -289,8 +291,7 @@ def _add_places(image: Image, root: str) -> None:
     for name in _FILES:
         place = f"{root}/{name}"
         if os.path.islink(place) or not os.path.isfile(place):
-            if os.path.lexists(place):
-                os.unlink(place)
+            remove_tree(place)
             _make_place(place, folder=False)
     os.utime(root, (_EPOCH, _EPOCH))  # which layers need not have
 

@@ -1,0 +1,318 @@
+"""A real registry on loopback, a tiny image made with umoci, and the real command as root and as an ordinary user."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import image_kit as kit
+import pytest
+
+from hermetic.sandbox import tools
+
+ORDINARY = 65534
+REPOSITORY = Path(__file__).parent.parent.parent
+_PODMAN = """\
+[containers]
+log_driver = "none"
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "none"
+"""
+
+
+def need(*commands: str) -> None:
+    for command in commands:
+        if shutil.which(command) is None:
+            pytest.skip(f"needs {command}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tools() -> None:
+    tools.available()
+    need("umoci")
+
+
+@pytest.fixture(scope="session")
+def area() -> Iterator[Path]:
+    """A folder that every user can walk to."""
+    folder = Path(tempfile.mkdtemp(prefix="hermetic-images-"))
+    folder.chmod(0o755)
+    yield folder
+    subprocess.run(["chmod", "-R", "u+rwX", folder], check=True)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def busybox() -> Path:
+    found = shutil.which("busybox", path=os.environ["PATH"] + ":/bin:/usr/bin")
+    if found is None:
+        pytest.skip("needs a static busybox (Debian: busybox-static)")
+    return Path(found).resolve()
+
+
+@pytest.fixture(scope="session")
+def shell_layer(busybox: Path) -> bytes:
+    """A layer with a shell, and files and folders with modes of their own."""
+    names = ("sh", "cat", "env", "id", "ls", "mkdir", "sleep", "stat", "touch", "true", "wc", "find", "setsid", "kill")
+    return kit.layer(
+        kit.folder("bin"),
+        kit.entry("bin/busybox", busybox.read_bytes(), mode=0o755),
+        *(kit.symlink(f"bin/{name}", "busybox") for name in names),
+        kit.folder("etc"),
+        kit.entry("etc/motd", b"made by hand\n"),
+        kit.folder("private", mode=0o700),
+        kit.entry("private/file", b"read me\n", mode=0o600),
+        kit.folder("tmp", mode=0o1777),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny(area: Path, busybox: Path) -> kit.Made:
+    """A tiny image as umoci makes it: a shell, ``Env``, an entrypoint, and a second layer that deletes a file."""
+    layout, bundle = area / "tiny", area / "bundle"
+    umoci("init", "--layout", layout)
+    umoci("new", "--image", f"{layout}:t")
+    umoci("unpack", *rootless(), "--image", f"{layout}:t", bundle)
+    root = bundle / "rootfs"
+    for name in ("bin", "etc", "opt/tool"):
+        (root / name).mkdir(parents=True)
+    shutil.copy(busybox, root / "bin/busybox")
+    for name in ("sh", "cat", "env", "id", "ls", "sleep", "stat", "touch", "setsid"):
+        (root / "bin" / name).symlink_to("busybox")
+    (root / "etc/deleted").write_text("in the first layer only")
+    (root / "etc/motd").write_text("tiny\n")
+    umoci("repack", "--image", f"{layout}:t", bundle)
+    shutil.rmtree(bundle)
+    umoci("unpack", *rootless(), "--image", f"{layout}:t", bundle)
+    (root / "etc/deleted").unlink()
+    (root / "opt/tool/hello").write_text("#!/bin/sh\necho hello from the image\n")
+    (root / "opt/tool/hello").chmod(0o755)
+    umoci("repack", "--image", f"{layout}:t", bundle)
+    settings = ["--config.env", "FLAVOUR=vanilla", "--config.env", "HOME=/root", "--config.env", "PATH=/opt/tool:/bin"]
+    umoci("config", "--image", f"{layout}:t", *settings, "--config.entrypoint", "/bin/nothing")
+    subprocess.run(["chmod", "-R", "a+rX", layout], check=True)
+    import json
+
+    digest = json.loads((layout / "index.json").read_bytes())["manifests"][0]["digest"]
+    manifest = json.loads((layout / "blobs/sha256" / digest.removeprefix("sha256:")).read_bytes())
+    layers = tuple(item["digest"] for item in manifest["layers"])
+    return kit.Made(layout, digest, manifest["config"]["digest"], layers)
+
+
+def umoci(*arguments: object) -> None:
+    subprocess.run(["umoci", *map(str, arguments)], check=True, capture_output=True)
+
+
+def rootless() -> list[str]:
+    return [] if os.geteuid() == 0 else ["--rootless"]
+
+
+@pytest.fixture(scope="session")
+def registry(area: Path) -> Iterator[str]:
+    """Debian's docker-registry on a loopback port, with a folder of its own; its address."""
+    need("docker-registry", "skopeo")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    folder = area / "registry"
+    folder.mkdir()
+    (folder / "config.yml").write_text(
+        f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '{address}'}}\n"
+    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["docker-registry", "serve", str(folder / "config.yml")],
+            stdout=log,
+            stderr=log,
+            preexec_fn=_dies_with_us(),  # noqa: PLW1509
+        )
+    try:
+        _wait_for(f"http://{address}/v2/", process)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _dies_with_us() -> Callable[[], object]:
+    libc = ctypes.CDLL(None)
+    return lambda: libc.prctl(1, signal.SIGKILL, 0, 0, 0)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(500):
+        try:
+            urllib.request.urlopen(url).close()
+            return
+        except (urllib.error.URLError, ConnectionError):
+            assert process.poll() is None, "docker-registry did not start"
+            time.sleep(0.01)
+    pytest.fail("docker-registry does not answer")
+
+
+@pytest.fixture(scope="session")
+def pushed(registry: str, tiny: kit.Made) -> str:
+    """`tiny` in the real registry: its reference."""
+    reference = f"{registry}/tools/tiny:1"
+    copy = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", tiny.reference, f"docker://{reference}"]
+    subprocess.run(copy, check=True, capture_output=True)
+    return reference
+
+
+@dataclass
+class Ran:
+    stdout: str
+    stderr: str
+    status: int
+
+    @property
+    def path(self) -> Path:
+        assert self.status == 0, self.stderr
+        return Path(self.stdout.split()[-1])
+
+
+@dataclass
+class User:
+    """Runs the real command as one user, in a folder and with a store of their own."""
+
+    uid: int | None
+    folder: Path
+    command: list[str]
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    def environment(self) -> dict[str, str]:
+        home = str(self.folder / "home")
+        ours = {"PATH": os.environ["PATH"], "HOME": home, "HERMETIC_STORE": str(self.store), "TMPDIR": "/tmp"}
+        places = {name: home + "/" + name.lower() for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")}
+        return ours | places | self.variables
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        identity = {} if self.uid is None else {"user": self.uid, "group": self.uid, "extra_groups": []}
+        return subprocess.Popen(
+            [*self.command, *map(str, arguments)],
+            cwd=self.folder,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **identity,
+        )
+
+    def __call__(self, *arguments: object) -> Ran:
+        process = self.start(*arguments)
+        out, err = process.communicate()
+        return Ran(out, err, process.returncode)
+
+    def recipe(self, image: str, script: str = "echo done > /build/out/f", *, name: str = "recipe", **more: str) -> str:
+        """A recipe of one stage `out`, which runs `script` in `image`."""
+        extra = "".join(f", {key}={value}" for key, value in more.items())
+        text = f"from hermetic import Image, Script\nenv = Image({image!r})\n"
+        text += f"out = Script({name + '.sh'!r}, environment=env{extra})\n"
+        self.write(f"{name}.py", text)
+        self.write(f"{name}.sh", f"#!/bin/sh\nset -e\n{script}\n", mode=0o755)
+        return f"{name}.py"
+
+    def write(self, name: str, text: str, mode: int = 0o644) -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        path.chmod(mode)
+        if self.uid is not None:
+            os.chown(path, self.uid, self.uid)
+        return path
+
+
+@pytest.fixture(scope="session")
+def _code(area: Path) -> Path:
+    """What an ordinary user imports, where every user can read it."""
+    target = area / "code"
+    shutil.copytree(REPOSITORY / "hermetic", target / "hermetic", ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(["chmod", "-R", "a+rX", target], check=True)
+    return target
+
+
+def _command_of(uid: int | None, code: Path) -> tuple[list[str], dict[str, str]]:
+    if uid is None:
+        return [sys.executable, "-m", "hermetic"], {"PYTHONPATH": str(REPOSITORY)}
+    variables = {"PYTHONPATH": f"{code}:{sysconfig.get_path('purelib')}", "PYTHONDONTWRITEBYTECODE": "1"}
+    everybody = {"user": uid, "group": uid, "extra_groups": [], "env": variables}
+    for python in (os.path.realpath(sys.executable), "/usr/bin/python3", "/usr/local/bin/python3"):
+        probe = [python, "-c", "import blake3, httpx2, pydantic"]
+        try:
+            if subprocess.run(probe, capture_output=True, check=False, **everybody).returncode == 0:
+                return [python, "-m", "hermetic"], variables
+        except OSError:
+            continue
+    pytest.skip("needs an interpreter and libraries that an ordinary user can run")
+
+
+@pytest.fixture
+def make_user(area: Path, _code: Path) -> Iterator[Callable[[int | None], User]]:
+    made: list[Path] = []
+
+    def make(uid: int | None) -> User:
+        folder = Path(tempfile.mkdtemp(dir=area))
+        made.append(folder)
+        (folder / "home").mkdir()
+        if uid is not None:
+            for path in (folder, folder / "home"):
+                os.chown(path, uid, uid)
+        return User(uid, folder, *_command_of(uid, _code))
+
+    yield make
+    for folder in made:
+        subprocess.run(["chmod", "-R", "u+rwX", folder], check=True)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def me(make_user: Callable[[int | None], User]) -> User:
+    """Whoever runs the tests."""
+    return make_user(None)
+
+
+@pytest.fixture(params=["root", "ordinary user"])
+def user(request: pytest.FixtureRequest, make_user: Callable[[int | None], User]) -> User:
+    if request.param == "root":
+        if os.geteuid() != 0:
+            pytest.skip("needs root")
+        return make_user(None)
+    return make_user(ORDINARY if os.geteuid() == 0 else None)
+
+
+@pytest.fixture
+def podman(me: User) -> User:
+    """A user with a podman that works: with settings for machines without cgroup v2, as far as it needs them."""
+    need("podman", "runc", "catatonit" if not Path("/usr/libexec/podman/catatonit").exists() else "podman")
+    if os.geteuid() != 0:
+        pytest.skip("needs root: podman without root needs subordinate ids")
+    me.write("containers.conf", _PODMAN)
+    me.write(
+        "storage.conf", f'[storage]\ndriver = "overlay"\nrunroot = "{me.folder}/run"\ngraphroot = "{me.folder}/graph"\n'
+    )
+    me.variables["CONTAINERS_CONF"] = str(me.folder / "containers.conf")
+    me.variables["CONTAINERS_STORAGE_CONF"] = str(me.folder / "storage.conf")
+    done = subprocess.run(["podman", "info"], env=me.environment(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"needs a podman that works here: {done.stderr.strip()[-200:]}")
+    return me
