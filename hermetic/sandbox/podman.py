@@ -7,6 +7,7 @@ forget the container. A container whose guard was killed too is found and remove
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import re
@@ -28,6 +29,7 @@ __all__ = ["RUNTIMES", "available", "choose", "start", "sweep"]
 RUNTIMES: Final = ("auto", "bwrap", "podman")
 _PREFIX: Final = "hermetic"
 _OLDEST: Final = (4, 3)  # has --unsetenv-all and keep-id:uid=
+_NOWHERE: Final = subprocess.DEVNULL
 _FAILED: Final = frozenset({125, 126, 127})  # podman's own, when it could not run the program
 _INSTALL: Final = "apt-get install podman catatonit"
 
@@ -104,16 +106,25 @@ def start(plan: LaunchPlan, output: Output, answer: Output) -> Process:
             )
         output.close_writer()
         answer.close_writer()
-        return _Container(launched, output, status)
+        return _Container(launched, output, status, _forget(tool, name))
 
 
 class _Container(Process):
-    """Its client's exit status is the program's, except for podman's own three."""
+    """Its client's exit status is the program's, except for podman's own three. `forget` is what removes it."""
+
+    def __init__(self, launched: subprocess.Popen[bytes], output: Output, status: int, forget: tuple[str, ...]) -> None:
+        super().__init__(launched, output, status)
+        self._forget: tuple[str, ...] | None = forget
 
     async def gone(self) -> None:
         await super().gone()
-        if self.launched.returncode not in _FAILED:
-            self.code = self.launched.returncode
+        code = self.launched.returncode
+        if code < 0 and self._forget is not None:  # somebody killed the guard, which left all of it to us
+            forget, self._forget = self._forget, None
+            removing = await asyncio.create_subprocess_exec(*forget, stdout=_NOWHERE, stderr=_NOWHERE, cwd="/")
+            await removing.wait()
+        if code >= 0 and code not in _FAILED:
+            self.code = code
 
     def explain(self, said: str) -> HermeticError:
         lines = said.strip().splitlines()[-3:] or ["nothing"]

@@ -301,7 +301,7 @@ def user(request: pytest.FixtureRequest, make_user: Callable[[int | None], User]
 
 
 @pytest.fixture
-def podman(me: User) -> User:
+def podman(me: User) -> Iterator[User]:
     """A user with a podman that works: with settings for machines without cgroup v2, as far as it needs them."""
     need("podman", "runc", "catatonit" if not Path("/usr/libexec/podman/catatonit").exists() else "podman")
     if os.geteuid() != 0:
@@ -315,4 +315,6 @@ def podman(me: User) -> User:
     done = subprocess.run(["podman", "info"], env=me.environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         pytest.skip(f"needs a podman that works here: {done.stderr.strip()[-200:]}")
-    return me
+    yield me
+    # Podman binds this folder onto itself, and leaves it so.
+    subprocess.run(["umount", "--lazy", me.folder / "graph/overlay"], capture_output=True, check=False)
