@@ -36,8 +36,9 @@ class Stage(BaseModel):
     Changing what an existing class does, or a released default, needs a higher `version`.
 
     The fields below do not change results and are not in the key: `cores` and `memory_mb` (MiB) are what the
-    scheduler sets aside for the stage, `timeout` its wall time and `silence` its time without output in seconds (0: no limit), and a stage with
-    `check` set must succeed before a target that is one of its inputs counts as realised.
+    scheduler sets aside for the stage, `timeout` its wall time and `silence` its time without output in seconds
+    (0: no limit), and a stage with `check` set must succeed before a target that is one of its inputs counts as
+    realised.
 
     `harvest` is for programs that may not end by themselves; what it takes is in the key, how long it waits is not.
     """
