@@ -8,9 +8,38 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # `typing` itself takes 7 ms to import, a third of a command that finds everything in place
 if TYPE_CHECKING:
-    from hermetic.recipe import Environment, Host, Image, PythonEnv, Script, Source, Stage, param
+    from hermetic.recipe import (
+        TOKENIZER,
+        Environment,
+        Harvest,
+        Host,
+        Image,
+        KnownSizes,
+        LogLine,
+        PythonEnv,
+        Script,
+        Source,
+        Stage,
+        Validator,
+        param,
+    )
 
-__all__ = ["Environment", "Host", "Image", "PythonEnv", "Script", "Source", "Stage", "__version__", "param"]
+__all__ = [
+    "TOKENIZER",
+    "Environment",
+    "Harvest",
+    "Host",
+    "Image",
+    "KnownSizes",
+    "LogLine",
+    "PythonEnv",
+    "Script",
+    "Source",
+    "Stage",
+    "Validator",
+    "__version__",
+    "param",
+]
 
 __version__ = "0.1.0"
 

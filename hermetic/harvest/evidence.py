@@ -58,12 +58,13 @@ class Glance:
 class Content:
     """What a file's own bytes say: `problem` if they say that it is not whole; `proven` if they prove its end.
 
-    `document` is the JSON of ``config.json``.
+    `document` is the JSON of ``config.json``; `hole` is where it has a size, but nothing was ever written.
     """
 
     problem: str = ""
     proven: bool = False
     document: Mapping[str, Any] | None = None
+    hole: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from hermetic.harvest.evidence import Examination, File
+from hermetic.harvest.evidence import Content, Examination, File
 from hermetic.recipe.harvest import Harvest, KnownSizes, LogLine
 
 __all__ = ["mismatches", "reasons_against"]
 
 _ENGINE: Final = re.compile(r"(?:.*/)?rank(\d+)\.engine")
+_NOTHING: Final = Content()
 _TICK: Final = 10_000_000  # ns: a file's mtime is taken from the kernel's last tick, a line's time from the clock
 
 
@@ -92,20 +93,22 @@ def _tail_doubts(harvest: Harvest, seen: Examination, ranks: int | str | None) -
     unproven = [file for file in seen.glance.files if not seen.contents.get(file.name, _NOTHING).proven]
     complete = harvest.complete
     if isinstance(complete, KnownSizes):
-        yield from _size_doubts(complete, unproven)
+        yield from _size_doubts(complete, unproven, seen.contents)
     elif isinstance(complete, LogLine):
         engines = [file for file in unproven if _ENGINE.fullmatch(file.name)]
         per_rank = complete.per_rank and isinstance(ranks, int)
         yield from _line_doubts(complete, seen.glance.lines, unproven, engines if per_rank else [])
 
 
-def _size_doubts(complete: KnownSizes, unproven: list[File]) -> Iterator[str]:
+def _size_doubts(complete: KnownSizes, unproven: list[File], contents: Mapping[str, Content]) -> Iterator[str]:
     for file in unproven:
         wanted = complete.sizes.get(file.name)
         if wanted is None:
             yield f"{file.name}: nothing says how large it must be"
         elif wanted != file.size:
             yield f"{file.name}: has {file.size} bytes of {wanted}"
+        elif (hole := contents.get(file.name, _NOTHING).hole) is not None:
+            yield f"{file.name}: has its size, but nothing was written at byte {hole}"
 
 
 def _line_doubts(complete: LogLine, lines: tuple[int, ...], unproven: list[File], engines: list[File]) -> Iterator[str]:
@@ -121,10 +124,3 @@ def _line_doubts(complete: LogLine, lines: tuple[int, ...], unproven: list[File]
     for file in unproven:
         if file not in engines and file.changed > last[-1] + _TICK:
             yield f"{file.name}: was written after the line that says everything is complete"
-
-
-class _Nothing:
-    proven = False
-
-
-_NOTHING: Final = _Nothing()

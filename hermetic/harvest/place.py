@@ -125,14 +125,28 @@ def _is_match(name: str, pattern: str) -> bool:
 def _judged(file: File, descriptor: int) -> Content:
     if file.size == 0:
         return Content("is empty")
+    hole = _hole(file.size, descriptor)
     if file.name.endswith((".engine", ".plan")):
         head = os.pread(descriptor, len(_PLAN), 0)
-        return Content("" if head == _PLAN else f"does not start with {_PLAN.decode()}, as a TensorRT plan does")
+        problem = "" if head == _PLAN else f"does not start with {_PLAN.decode()}, as a TensorRT plan does"
+        return Content(problem, hole=hole)
     if file.name.endswith(".json"):
         return _json(file, descriptor)
     if file.name.endswith(".safetensors"):
         return _safetensors(file, descriptor)
-    return Content()
+    return Content(hole=hole)
+
+
+def _hole(size: int, descriptor: int) -> int | None:
+    """Where nothing was written though the size is there: a writer allocated it first, and has not come so far.
+
+    Exact to a page. File systems that cannot tell say that there is none.
+    """
+    try:
+        found = os.lseek(descriptor, 0, os.SEEK_HOLE)
+    except OSError:
+        return None
+    return found if found < size else None
 
 
 def _json(file: File, descriptor: int) -> Content:

@@ -1,10 +1,28 @@
 """What people write: stages, sources, environments, parameters, and the loader that evaluates a recipe."""
 
 from hermetic.recipe.environments import Environment, Host, Image, PythonEnv
+from hermetic.recipe.harvest import TOKENIZER, Harvest, KnownSizes, LogLine, Validator
 from hermetic.recipe.loader import Recipe, load
 from hermetic.recipe.memo import Memo
 from hermetic.recipe.parameters import param
 from hermetic.recipe.source import Source
 from hermetic.recipe.stage import Script, Stage
 
-__all__ = ["Environment", "Host", "Image", "Memo", "PythonEnv", "Recipe", "Script", "Source", "Stage", "load", "param"]
+__all__ = [
+    "TOKENIZER",
+    "Environment",
+    "Harvest",
+    "Host",
+    "Image",
+    "KnownSizes",
+    "LogLine",
+    "Memo",
+    "PythonEnv",
+    "Recipe",
+    "Script",
+    "Source",
+    "Stage",
+    "Validator",
+    "load",
+    "param",
+]

@@ -18,6 +18,7 @@ STANDIN_BYTES      size of each engine [1000000]
 STANDIN_CHUNKS     writes for each engine [4]
 STANDIN_PAUSE      seconds between writes [0.1]
 STANDIN_STUBBORN   1: children that ignore SIGTERM, in sessions of their own, one of them twice forked [1]
+STANDIN_MARK       a word in those children's command lines, to find them by
 """
 
 import argparse
@@ -225,7 +226,7 @@ def stubborn_children() -> None:
     if os.environ.get("STANDIN_STUBBORN", "1") != "1":
         return
     code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(end='\\n', flush=True); signal.pause()"
-    command = [sys.executable, "-c", code, "standin-worker"]
+    command = [sys.executable, "-c", code, "standin-worker", os.environ.get("STANDIN_MARK", "")]
     with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE) as worker:
         assert worker.stdout is not None
         worker.stdout.readline()
