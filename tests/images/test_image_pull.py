@@ -12,8 +12,8 @@ from pathlib import Path
 
 import image_kit as kit
 import pytest
-from conftest import need
 from fake_registry import REPOSITORY, FakeRegistry
+from image_harness import need
 
 from hermetic.errors import Domain, HermeticError
 from hermetic.fetch import oci, oci_registry
@@ -366,7 +366,7 @@ class TestCertificates:
 
     def test_a_proxy(self, secure, made, certificate, tmp_path, monkeypatch):
         """Only through it is there a host called registry.test."""
-        from proxy import Proxy
+        from image_proxy import Proxy
 
         with Proxy(secure.port) as proxy:
             monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import replace
 
 import image_kit as kit
-from conftest import User
+from image_harness import User
 
 from hermetic.sandbox import abi
 from hermetic.sandbox.plan import LaunchPlan, Limits, Mount
@@ -48,7 +48,7 @@ def test_what_a_stage_sees(user: User, pushed: str):
 
 
 def test_root_and_ordinary_users_have_the_same_keys_and_trees(make_user, pushed: str):
-    from conftest import ORDINARY
+    from image_harness import ORDINARY
 
     results = []
     for uid in (None, ORDINARY):
@@ -124,7 +124,7 @@ def test_a_python_program_without_python_says_so(me: User, tiny: kit.Made):
     assert "python3" in ran.stdout + ran.stderr
 
 
-def _plan(**changes: object) -> LaunchPlan:
+def sample_plan(**changes: object) -> LaunchPlan:
     plan = LaunchPlan(
         argv=("/build/program/go.sh", "an argument"),
         workspace="/var/lib/store/tmp/1",
@@ -140,12 +140,12 @@ def _plan(**changes: object) -> LaunchPlan:
 
 def test_arguments(golden):
     """Docker has run none of them here: its arguments are what its documentation says."""
-    plan = _plan()
+    plan = sample_plan()
     golden("images/bwrap.txt", _lines(plan.bwrap_args()))
     golden("images/podman-root.txt", _lines(plan.podman_args("n", ids=(64733, 64733))))
     golden("images/podman-rootless.txt", _lines(plan.podman_args("n")))
     golden("images/docker.txt", _lines(plan.docker_args("n")))
-    golden("images/podman-no-image.txt", _lines(_plan(root=None, image="").podman_args("n")))
+    golden("images/podman-no-image.txt", _lines(sample_plan(root=None, image="").podman_args("n")))
 
 
 def _lines(words: list[str]) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import image_kit as kit
 import pytest
-from conftest import User, need
 from fake_registry import FakeRegistry
+from image_harness import User, need
 
 
 @pytest.fixture

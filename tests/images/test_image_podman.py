@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import User, need
+from image_harness import User, need
 
 from hermetic.sandbox import podman as engine
 
@@ -210,9 +210,9 @@ class TestTheChoice:
 def test_docker_s_client_understands_its_arguments():
     """It reads all of them before it looks for a daemon, of which there is none here."""
     need("docker")
-    from test_run import _plan
+    from test_image_run import sample_plan
 
-    command = ["docker", *_plan().docker_args("n")]
+    command = ["docker", *sample_plan().docker_args("n")]
     env = {"PATH": os.environ["PATH"], "DOCKER_HOST": "unix:///nowhere/docker.sock", "HOME": "/nowhere"}
     said = subprocess.run(command, env=env, capture_output=True, text=True, check=False).stderr
     assert "unknown" not in said

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import image_kit as kit
 import pytest
-from conftest import User
 from fake_registry import FakeRegistry
+from image_harness import User
 
 
 def realise(user: User, made: kit.Made, script: str = "echo done > /build/out/f"):
