@@ -4,13 +4,16 @@ RUN = $(PYTHON) bootstrap.py
 COMPILE = $(RUN) python -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 	--extra all --group build --generate-hashes --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: run test check bench bare lock clean
+.PHONY: run test torture check bench bare lock clean
 
 run:  ## realise the tiny engine and print its store path
 	@$(RUN)
 
 test:  ## the tests; `make test ARGS='-m slow'` runs the long ones
 	@$(RUN) test $(ARGS)
+
+torture:  ## many drivers, one store, random kills; `make torture ARGS='--seed 1 --minutes 60'`; docs/torture.md
+	@$(RUN) python tests/torture/torture.py $(ARGS)
 
 check:  ## everything that reads the code without running it
 	$(RUN) python -m ruff check .

@@ -110,6 +110,7 @@ def collect(store: Store, wishes: Wishes) -> Collection:
         if not wishes.dry_run:
             trash.empty(layout)
             trash.sweep_blobs(layout)
+            _sweep_resolved(layout, listing)
         pruned = _prune(store, wishes, choice)
     return _report(layout, wishes, listing, choice, found, pruned)
 
@@ -147,10 +148,7 @@ def _take_away(layout: Layout, choice: Choice, outputs: list[str]) -> None:
 
 def _forget(layout: Layout, record: Realisation) -> None:
     if record.resolved is not None:
-        folder = layout.resolved(record.resolved)
-        trash.unlink(f"{folder}/{record.key.hex}")
-        with suppress(OSError):  # others resolved so too
-            os.rmdir(folder)
+        _forget_resolved(layout.resolved(record.resolved), record.key.hex)
         reach("gc.after-resolved")
     trash.unlink(layout.record(record.key))
     reach("gc.after-record")
@@ -159,6 +157,41 @@ def _forget(layout: Layout, record: Realisation) -> None:
 def _forget_manifest(path: str) -> None:
     trash.unlink(path)
     reach("gc.after-manifest")
+
+
+def _sweep_resolved(layout: Layout, listing: Listing) -> None:
+    """Drop what says that a key resolved so and so, but is not in the key's record: a killed run left it."""
+    folder = layout.folder("resolved")
+    stale = [
+        (name, key)
+        for name in records.names_below(folder)
+        for key in _names(f"{folder}/{name[:2]}/{name}")
+        if not _is_resolved(listing.by_key.get(key), name)
+    ]
+    if not stale:
+        return
+    with collector_alone(layout.root):  # looked at again: it may be a path that was entered since
+        for name, key in stale:
+            if not _is_resolved(records.read_record(layout, Key(key)), name):
+                _forget_resolved(f"{folder}/{name[:2]}/{name}", key)
+                reach("gc.after-stale")
+
+
+def _is_resolved(record: Realisation | None, name: str) -> bool:
+    return record is not None and record.resolved is not None and record.resolved.hex == name
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def _forget_resolved(folder: str, key: str) -> None:
+    trash.unlink(f"{folder}/{key}")
+    with suppress(OSError):  # others resolved so too
+        os.rmdir(folder)
 
 
 def _prune(store: Store, wishes: Wishes, choice: Choice) -> int:

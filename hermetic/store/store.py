@@ -110,7 +110,9 @@ class Store:
             names = sorted(os.listdir(self.layout.resolved(key)))
         except FileNotFoundError:
             return []
-        return [found for found in map(Key, names) if self.realisation(found) is not None]
+        # What a killed run left may name a key that was realised since, from inputs that turned out otherwise.
+        found = ((name, self.realisation(name)) for name in map(Key, names))
+        return [name for name, record in found if record is not None and record.resolved == key]
 
     def find(self, prefix_or_path: str) -> Realisation:
         """The realisation that a user names by a store path (or something in it, or a link to it), or by the

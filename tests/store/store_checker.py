@@ -106,7 +106,9 @@ def tidy(root: Path) -> Iterator[str]:
         yield from (f"{folder}/{name} is left over" for name in os.listdir(root / folder))
     yield from (f"store/{name} has no record" for name in os.listdir(root / "store") if name[:32] not in realised)
     yield from (f"tree {path.name} is nobody's" for path in root.glob("trees/*/*") if path.name not in trees)
-    yield from (f"{path} is nobody's" for path in root.glob("resolved/*/*/*") if path.name not in known)
+    for path in root.glob("resolved/*/*/*"):
+        if known.get(path.name, {}).get("resolved") != path.parent.name:
+            yield f"{path} is nobody's"
     for path in root.glob("blobs/*/*"):
         if path.stat().st_nlink == 1:
             yield f"blob {path.name} is nobody's"

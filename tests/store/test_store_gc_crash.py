@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from store_checker import violations
-from store_kit import Bench, Script, collector_is_locked_out, frozen, key_of, start_script
+from store_kit import Bench, Script, collector_is_locked_out, frozen, key_of, resolved_of, start_script
 from test_store_crash import EVERYTHING, MATRIX
 
 from hermetic.errors import HermeticError
@@ -30,6 +30,7 @@ LOCKED = [
     "gc.after-sync", "gc.after-move", "gc.after-move#3", "gc.after-manifest", "gc.after-manifest#3",
 ]  # fmt: skip
 FREE = ["gc.after-release", "trash.after-tree", "trash.after-tree#3", "trash.after-blobs"]
+STALE = ["gc.after-stale", "gc.after-stale#2"]
 GC_MATRIX = LOCKED + FREE
 
 # What a driver does that wants the very path that is being collected: lease, look, build if need be, root.
@@ -81,6 +82,17 @@ def test_killed_at_any_point_the_next_collection_finishes(setting: Bench, script
     assert violations(root, is_tidy=True) == []
     assert {record.name for record in setting.store.records()} == {"kept"}
     assert setting.store.verify() == []
+
+
+@pytest.mark.parametrize("point", ["gc.after-record#2", "gc.after-manifest#2", "trash.after-tree#2", "gc.after-sync"])
+def test_the_same_where_several_threads_remove(setting: Bench, script: Script, point: str) -> None:
+    root = setting.store.root
+    body = f"from hermetic.store import trash; trash._MANY = 1; {COLLECT}"
+    done = script(body, root, env={"HERMETIC_TEST_SYNC": f"{point}:kill"}, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert violations(root) == []
+    script(body, root)
+    assert violations(root, is_tidy=True) == []
 
 
 @pytest.mark.parametrize("point", GC_MATRIX)
@@ -179,6 +191,34 @@ def test_what_enters_unleased_is_whole_or_gone(tmp_path: Path, point: str) -> No
     assert violations(root) == []
     bench.store.collect(Wishes())
     assert violations(root, is_tidy=True) == []
+
+
+@pytest.mark.parametrize("point", STALE)
+def test_killed_while_it_drops_what_a_killed_ingest_left(tmp_path: Path, script: Script, point: str) -> None:
+    root = tmp_path / "s"
+    for name in ("one", "two"):
+        body = f"Bench(Store.open(arguments[0])).make({{}}, {name!r}, resolved=resolved_of('r'))"
+        script(body, root, env={"HERMETIC_TEST_SYNC": "enter.after-resolved:kill"}, check=False)
+    assert len(list(root.glob("resolved/*/*/*"))) == 2
+    killed = script(COLLECT, root, env={"HERMETIC_TEST_SYNC": f"{point}:kill"}, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    script(COLLECT, root)
+    assert violations(root, is_tidy=True) == []
+
+
+def test_what_a_killed_ingest_left_is_not_believed(tmp_path: Path, script: Script) -> None:
+    """The key was realised again, from inputs that turned out otherwise: it does not resolve as it would have then."""
+    bench = Bench(Store.open(tmp_path / "s"))
+    body = "Bench(Store.open(arguments[0])).make({'a': b'old'}, 'k', resolved=resolved_of('old'))"
+    script(body, bench.store.root, env={"HERMETIC_TEST_SYNC": "enter.after-resolved:kill"}, check=False)
+    bench.make({"a": b"new"}, "k", resolved=resolved_of("new"))
+    assert bench.store.resolved(resolved_of("old")) == []
+    assert bench.store.resolved(resolved_of("new")) == [key_of("k")]
+    with bench.store.begin() as run:
+        run.lease([key_of("k")])
+        bench.store.collect(Wishes())
+        assert violations(bench.store.root) == []
+        assert len(list(bench.store.root.glob("resolved/*/*/*"))) == 1
 
 
 def test_two_collectors_at_once(setting: Bench, script: Script) -> None:
