@@ -77,10 +77,19 @@ def _runtimes(plan: LaunchPlan) -> Iterator[str]:
     yield _joined("bwrap", plan.bwrap_args()) + _redirections(plan)
     yield "# podman" + (f", from {plan.image} as hermetic unpacks it" if plan.image else "")
     ids = (launch.BUILD_UID, launch.BUILD_GID) if launch.drops_privileges() else None
+    if ids is not None:
+        yield _give(plan, *ids)
     yield _joined("podman", plan.podman_args(ids=ids))
     if plan.image:
         yield "# docker, which brings the image itself"
+        yield _give(plan, abi.UID, abi.GID)
         yield _joined("docker", plan.docker_args())
+
+
+def _give(plan: LaunchPlan, user: int, group: int) -> str:
+    """The folders that the stage writes to, to who it is outside."""
+    folders = " ".join(shlex.quote(f"{plan.workspace}/{name}") for name in abi.WORKSPACE_WRITABLE)
+    return f"chown {user}:{group} {folders}"
 
 
 def _redirections(plan: LaunchPlan) -> str:
