@@ -18,6 +18,7 @@ from hermetic.store.removal import remove_tree
 __all__ = ["Attempt", "durations", "find", "like", "newest_first", "prune", "start", "successes"]
 
 RUNNING = "running"
+GOOD = frozenset({"exited", "harvested"})  # the outcomes of attempts that left a result
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def durations(layout: Layout) -> dict[str, float]:
     newest: dict[str, Attempt] = {}
     for attempt in like(layout, ""):
         before = newest.get(attempt.name)
-        if attempt.outcome == "exited" and (before is None or before.ended <= attempt.ended):
+        if attempt.outcome in GOOD and (before is None or before.ended <= attempt.ended):
             newest[attempt.name] = attempt
     return {name: float(attempt.ended - attempt.started) for name, attempt in newest.items()}
 
@@ -99,7 +100,7 @@ def successes(layout: Layout) -> dict[str, float]:
     """Seconds that the newest successful attempt at each key took, by the key in base-32."""
     found: dict[str, float] = {}
     for name in sorted(os.listdir(layout.folder("builds")), reverse=True):  # of each key the newest first
-        if name[:32] not in found and (attempt := find(layout, name)) is not None and attempt.outcome == "exited":
+        if name[:32] not in found and (attempt := find(layout, name)) is not None and attempt.outcome in GOOD:
             found[name[:32]] = float(attempt.ended - attempt.started)
     return found
 
@@ -115,7 +116,7 @@ def prune(layout: Layout, before: float, alive: Collection[str], *, dry_run: boo
         attempt = find(layout, name)
         if attempt is None or (attempt.outcome == RUNNING and not attempt.interrupted):
             continue
-        if attempt.outcome == "exited" and name[:32] in alive and name[:32] not in kept:
+        if attempt.outcome in GOOD and name[:32] in alive and name[:32] not in kept:
             kept.add(name[:32])
         elif (attempt.ended or attempt.started) < before:
             if not dry_run:

@@ -59,6 +59,14 @@ class TestOutcomes:
         assert record["extra"]["harvest"]["files"]["rank0.engine"] == 300_000
         assert workers() == []
 
+    def test_without_file_events_as_well(self, cli, recipe, repository, tmp_path) -> None:
+        """Where the extra is not installed, and where events do not arrive."""
+        (tmp_path / "hidden").mkdir()
+        (tmp_path / "hidden/watchfiles.py").write_text("raise ImportError")
+        result = cli("realise", recipe("hang"), env={"PYTHONPATH": f"{tmp_path}/hidden:{repository}"})
+        assert result.exit_code == 0, result.stderr
+        assert "harvested" in result.stderr
+
     def test_a_good_builder_has_exited(self, cli, recipe, store_root) -> None:
         result = cli("realise", recipe("exit"), "--json")
         assert built(result)["outcome"] == "exited"
