@@ -59,3 +59,12 @@ def test_a_program_imports_nothing_of_hermetic(program: Path) -> None:
 def test_a_program_imports_siblings_by_a_name_of_their_own(program: Path) -> None:
     """`-P` leaves the program's folder first on the path, where a sibling named like a module would hide it."""
     assert program.stem not in sys.stdlib_module_names
+
+
+def test_no_two_test_modules_share_a_name(repository: Path) -> None:
+    """pytest imports them by their bare names, so the second of two would be taken for the first."""
+    names = [
+        path.name for path in (repository / "tests").rglob("*.py") if path.name not in ("conftest.py", "__init__.py")
+    ]
+    doubled = sorted({name for name in names if names.count(name) > 1 and name.startswith("test_")})
+    assert doubled == []
