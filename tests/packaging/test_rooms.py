@@ -62,7 +62,7 @@ def test_a_program_imports_siblings_by_a_name_of_their_own(program: Path) -> Non
 
 
 def test_no_two_test_modules_share_a_name(repository: Path) -> None:
-    """pytest imports them by their bare names, so the second of two would be taken for the first."""
+    """They are imported by their bare names, so the second of two would be taken for the first."""
     names = [
         path.name for path in (repository / "tests").rglob("*.py") if path.name not in ("conftest.py", "__init__.py")
     ]
