@@ -178,3 +178,24 @@ def test_a_stage_without_harvest_is_stopped_for_its_silence(cli, tmp_path) -> No
     result = cli("realise", "recipe.py")
     assert result.exit_code == 101
     assert "timeout/stage-silent" in result.stderr
+
+
+class TestKeys:
+    def key(self, cli, name: str) -> str:
+        result = cli("path", name)
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    def test_patience_is_not_in_the_key_and_evidence_is(self, cli, recipe) -> None:
+        plain = self.key(cli, recipe("hang"))
+        patient = '"grace": "9", "timeout": 9, "silence": 9'
+        assert self.key(cli, recipe("hang", harvest=patient, fields="silence=3, timeout=4,")) == plain
+        assert self.key(cli, recipe("hang", harvest='"config": {"a": 1}')) != plain
+
+    def test_the_validator_s_bytes_are_in_the_key(self, cli, recipe, tmp_path) -> None:
+        found = set()
+        for text in ("pass", "raise SystemExit(1)"):
+            name = recipe("hang", harvest='"complete": Validator("load.py")')
+            (tmp_path / "load.py").write_text(text)
+            found.add(self.key(cli, name))
+        assert len(found) == 2

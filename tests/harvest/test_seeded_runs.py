@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 
 import pytest
-from fake_stage import EPOCH, SETTLE, WALL, FakeStage, StageEnded
+from fake_stage import SETTLE, WALL, FakeStage, StageEnded
 
 from hermetic.harvest import Outcome, Session, Watch, WatchLimits
 from hermetic.harvest.session import Conclusion
@@ -53,8 +53,7 @@ def test_a_hanging_stage_is_harvested_soon_after_its_last_piece_of_evidence(runs
     for _, stage, found in runs:
         if found.outcome is Outcome.HARVESTED and stage.ended is not None and stage.ended.stopped:
             assert stage.ready_at is not None
-            last = max(file.changed for file in found.files)
-            due = max(stage.ready_at, (last - EPOCH) / 1e9 + SETTLE)
+            due = max(stage.ready_at, stage.changed_at + SETTLE)
             excused = 0.3 if stage.evidence == "validator" else 0.0
             # A freeze that fails takes the grace time of 5 s, during which the stage runs.
             late.append(stage.now - due - excused - 5.0 * (stage.freezes - 1))
