@@ -239,6 +239,8 @@ def _kill_at(me: User, made: kit.Made, step: int) -> subprocess.Popen[str]:
     process = me.start("realise", "recipe.py", "--no-link")
     seen: set[str] = set()
     while process.poll() is None and len(seen) <= step:
-        seen |= {str(path) for path in (me.store / "images").rglob("*")} if (me.store / "images").is_dir() else set()
+        # os.walk, unlike glob, takes it that folders come and go under it.
+        walked = os.walk(me.store / "images")
+        seen |= {os.path.join(folder, name) for folder, folders, files in walked for name in (*folders, *files)}
     process.send_signal(signal.SIGKILL)
     return process
