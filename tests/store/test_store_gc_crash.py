@@ -95,6 +95,7 @@ def test_the_same_where_several_threads_remove(setting: Bench, script: Script, p
     assert violations(root, is_tidy=True) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", GC_MATRIX)
 def test_killed_at_any_point_the_next_build_works(setting: Bench, script: Script, tmp_path: Path, point: str) -> None:
     root = setting.store.root
@@ -106,7 +107,14 @@ def test_killed_at_any_point_the_next_build_works(setting: Bench, script: Script
     assert {record.name for record in setting.store.records()} == {"kept", "dead"}
 
 
-@pytest.mark.parametrize("body", [BUILD, ADOPT, ROOT], ids=["build", "adopt", "root"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(BUILD, id="build"),
+        pytest.param(ADOPT, id="adopt", marks=pytest.mark.slow),
+        pytest.param(ROOT, id="root", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("point", GC_MATRIX)
 def test_the_collector_stands_still_while_others_work(setting: Bench, tmp_path: Path, point: str, body: str) -> None:
     root = setting.store.root
@@ -169,6 +177,7 @@ bench.make(ENGINE)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "point", [p for p in MATRIX if p.split(".")[0] in ("ingest", "enter", "blob") and "#" not in p]
 )
