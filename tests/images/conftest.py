@@ -207,8 +207,16 @@ def make_user(area: Path, _code: Path) -> Iterator[Callable[[int | None], User]]
 
     yield make
     for folder in made:
+        _unmount_below(folder)
         subprocess.run(["chmod", "-R", "u+rwX", folder], check=True)
         shutil.rmtree(folder)
+
+
+def _unmount_below(folder: Path) -> None:
+    """A killed podman leaves its storage mounted upon itself, and no folder under a mount can be removed."""
+    places = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for place in sorted((place for place in places if place.startswith(f"{folder}/")), reverse=True):
+        subprocess.run(["umount", "--lazy", place], check=False)
 
 
 @pytest.fixture
