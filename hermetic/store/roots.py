@@ -58,7 +58,7 @@ def add(layout: Layout, link: str, key: Key, output: str) -> None:
                 Domain.USAGE,
                 "out-link-refused",
                 f"cannot make the link {link}: {error.strerror}",
-                hint="choose another place with --out-link, or none with --no-out-link",
+                hint="choose another place with --out-link, or none with --no-link",
             ) from error
         reach("root.after-link")
 
