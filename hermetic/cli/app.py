@@ -21,6 +21,7 @@ VERBS = {
     "build": ("realise", "Another name for realise."),
     "plan": ("plan", "Show what realise would do, and why."),
     "run": ("run", "Ask an engine something: hermetic run RECIPE#engine PROMPT."),
+    "shell": ("shell", "Open a shell exactly where a stage runs, or where it failed."),
     "lock": ("lock", "Ask what a recipe's images stand for, and write its lock file."),
     "path": ("path", "Print the store path of a stage without building it."),
     "log": ("log", "Show what a stage printed when it was built."),

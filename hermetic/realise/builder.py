@@ -92,9 +92,14 @@ class Builder:
             derivation.stage.environment,
             lambda what, done, total: self._tell("progress", derivation, what=what, done=done, total=total),
         )
-        sources = {role: await self._source(item) for role, item in _sources_of(derivation)}
+        places = await self.places(derivation, inputs)
         async with self.resources.use(derivation.stage):
-            return await self._run(derivation, inputs, resolved, mounts, sources)
+            return await self._run(derivation, inputs, resolved, mounts, places)
+
+    async def places(self, derivation: Derivation, inputs: Mapping[str, Realisation]) -> dict[str, str]:
+        """Where each input lies on this machine, by role: store paths, sources included."""
+        built = {role: str(self.store.path(found.key, found.name)) for role, found in inputs.items()}
+        return built | {role: await self._source(item) for role, item in _sources_of(derivation)}
 
     async def _run(
         self,
@@ -102,15 +107,14 @@ class Builder:
         inputs: Mapping[str, Realisation],
         resolved: ResolvedKey | None,
         mounts: EnvironmentMounts,
-        sources: Mapping[str, str],
+        places: Mapping[str, str],
     ) -> Built:
         place = self.run.workspace()
         attempt = self.store.start_attempt(derivation.key, derivation.name)
         outcome, status = "crashed", None
         harvester: Harvester | None = None
         try:
-            paths = {role: str(self.store.path(found.key, found.name)) for role, found in inputs.items()}
-            program = _program(derivation, {**paths, **sources})
+            program = _program(derivation, places)
             if derivation.stage.harvest is not None:
                 harvester = Harvester(derivation, self.launcher, mounts, str(place.path), str(attempt.log))
             self._state(derivation, "building", log=str(attempt.log))
@@ -137,8 +141,10 @@ class Builder:
             raise
         finally:
             # The workspace first: on a full disk the record can only be written once its space is free again.
-            place.close(keep=self.keep_failed and outcome not in ("exited", "harvested", "stopped"))
-            attempt.finish(outcome, status=status, **(harvester.record() if harvester is not None else {}))
+            keep = self.keep_failed and outcome not in ("exited", "harvested", "stopped")
+            place.close(keep=keep)
+            kept = {"workspace": str(place.path)} if keep else {}
+            attempt.finish(outcome, status=status, **kept, **(harvester.record() if harvester is not None else {}))
 
     async def _launch(
         self,

@@ -17,7 +17,7 @@ from hermetic.sandbox.plan import LaunchPlan, Limits
 from hermetic.sandbox.runner import Exit, Overseer
 from hermetic.store import Run
 
-__all__ = ["Launcher", "Program", "description", "plan_of"]
+__all__ = ["Launcher", "Program", "description", "lay_out", "plan_of"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Launcher:
         overseer: Overseer | None = None,
     ) -> Exit:
         """Lay out the workspace at `place` and run `program` in it until it ends. The rest is as for `runner.run`."""
-        await asyncio.to_thread(_lay_out, place, program)
+        await asyncio.to_thread(lay_out, place, program)
         plan = plan_of(program, mounts, place, limits)
         return await runner.run(
             plan, log=log, on_output=on_output, on_answer=on_answer, overseer=overseer, runtime=self.runtime
@@ -104,7 +104,7 @@ def plan_of(program: Program, mounts: EnvironmentMounts, place: str, limits: Lim
     )
 
 
-def _lay_out(place: str, program: Program) -> None:
+def lay_out(place: str, program: Program) -> None:
     """Fill the workspace with inputs, program and parameters."""
     workspace.prepare(place)
     roles = workspace.stage_inputs(place, program.inputs)

@@ -21,7 +21,7 @@ from hermetic.realise.scheduler import Scheduler
 from hermetic.sandbox import podman
 from hermetic.store import Realisation, Run, Store
 
-__all__ = ["Options", "check", "realise"]
+__all__ = ["Options", "builder_of", "check", "realise", "stoppable"]
 
 T = TypeVar("T")
 
@@ -46,9 +46,9 @@ def realise(evaluated: Evaluated, store: Store, options: Options, listener: List
     Must be called from the main thread: a sandbox dies with the thread that started it.
     """
     with store.begin() as run:
-        builder = _builder(evaluated, run, store, options, listener)
+        builder = builder_of(evaluated, run, store, options, listener)
         scheduler = Scheduler(evaluated.graph, builder, listener, options.keep_going)
-        found = asyncio.run(_stoppable(scheduler.realise([item.key for item in evaluated.wanted])))
+        found = asyncio.run(stoppable(scheduler.realise([item.key for item in evaluated.wanted])))
         if options.out_link is not None:  # while the run's lease still keeps the collector away
             store.add_root(options.out_link, evaluated.wanted[0].key)
         return found
@@ -61,8 +61,8 @@ def check(evaluated: Evaluated, store: Store, options: Options, listener: Listen
     """
     target = evaluated.wanted[0]
     with store.begin() as run:
-        builder = _builder(evaluated, run, store, options, listener)
-        return asyncio.run(_stoppable(_check(target, Scheduler(evaluated.graph, builder, listener))))
+        builder = builder_of(evaluated, run, store, options, listener)
+        return asyncio.run(stoppable(_check(target, Scheduler(evaluated.graph, builder, listener))))
 
 
 async def _check(target: Derivation, scheduler: Scheduler) -> Checked:
@@ -72,7 +72,8 @@ async def _check(target: Derivation, scheduler: Scheduler) -> Checked:
     return await build_again(target, found[target.key], inputs, scheduler.builder)
 
 
-def _builder(evaluated: Evaluated, run: Run, store: Store, options: Options, listener: Listener) -> Builder:
+def builder_of(evaluated: Evaluated, run: Run, store: Store, options: Options, listener: Listener) -> Builder:
+    """What builds stages of `evaluated` in `run`."""
     return Builder(
         store=store,
         run=run,
@@ -83,7 +84,7 @@ def _builder(evaluated: Evaluated, run: Run, store: Store, options: Options, lis
     )
 
 
-async def _stoppable(work: Coroutine[None, None, T]) -> T:
+async def stoppable(work: Coroutine[None, None, T]) -> T:
     """Do `work`; SIGTERM stops it as Ctrl-C does, with everything it started."""
     task = asyncio.current_task()
     if task is not None:

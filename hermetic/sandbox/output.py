@@ -6,6 +6,7 @@ The stage never gets the log itself: ``/proc/self/fd/1`` would tell it where the
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -19,11 +20,14 @@ _TAIL = 4096
 class Output:
     """One pipe. `writer` goes to the child; `close_writer` after the fork; `finished` once all writers are gone.
 
-    `heard` is when something last came (`time.monotonic`).
+    `heard` is when something last came (`time.monotonic`). `ends` is taken over in place of a pipe's two ends: those
+    of a pseudo-terminal.
     """
 
-    def __init__(self, log: int | None, watch: Callable[[bytes], None] | None) -> None:
-        self.reader, self.writer = os.pipe2(os.O_CLOEXEC)
+    def __init__(
+        self, log: int | None, watch: Callable[[bytes], None] | None, ends: tuple[int, int] | None = None
+    ) -> None:
+        self.reader, self.writer = ends or os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.reader, False)
         self.tail = b""
         self.heard = time.monotonic()
@@ -58,7 +62,7 @@ class Output:
 
     def _on_readable(self) -> None:
         try:
-            chunk = os.read(self.reader, _CHUNK)
+            chunk = self._read()
             if chunk:
                 self._deliver(chunk)
                 return
@@ -70,6 +74,14 @@ class Output:
             return
         self._loop.remove_reader(self.reader)
         self._ended.set_result(None)
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self.reader, _CHUNK)
+        except OSError as error:
+            if error.errno == errno.EIO:  # how a pseudo-terminal says that its last writer has closed
+                return b""
+            raise
 
     def _deliver(self, chunk: bytes) -> None:
         self.tail = (self.tail + chunk)[-_TAIL:]

@@ -56,16 +56,19 @@ class Exit:
 async def run(
     plan: LaunchPlan,
     *,
-    log: int,
+    log: int | None,
     on_output: Callable[[bytes], None] | None = None,
     on_answer: Callable[[bytes], None] | None = None,
     overseer: Overseer | None = None,
     runtime: str = "bwrap",
+    terminal: tuple[int, int] | None = None,
+    stdin: int = subprocess.DEVNULL,
 ) -> Exit:
     """Run the stage; its standard output and error go to the descriptor `log` and, as they come, to `on_output`.
 
-    With `on_answer` the standard output goes there and nowhere else. When `overseer` returns, the stage is killed; it
-    is cancelled when the stage ends by itself.
+    With `on_answer` the standard output goes there and nowhere else. `terminal`, the two ends of a pseudo-terminal,
+    which are closed at the end, takes the place of the pipes; bubblewrap alone has it. When `overseer` returns, the
+    stage is killed; it is cancelled when the stage ends by itself.
 
     `runtime` is "bwrap" or "podman".
 
@@ -79,7 +82,7 @@ async def run(
         raise HermeticError(Domain.BUG, "not-main-thread", "a stage can only be started from the main thread")
     started = time.monotonic()
     with ExitStack() as stack:
-        output = Output(log, on_output)
+        output = Output(log, on_output, terminal)
         stack.callback(output.close)
         answer = Output(None, on_answer) if on_answer is not None else output
         stack.callback(answer.close)
@@ -87,7 +90,8 @@ async def run(
         if group is not None:
             stack.callback(group.close)
         in_podman = runtime == "podman"
-        process = podman.start(plan, output, answer) if in_podman else _launch(plan, output, answer, group)
+        typed = terminal[1] if terminal is not None else stdin
+        process = podman.start(plan, output, answer) if in_podman else _launch(plan, output, answer, group, typed)
         stack.callback(process.close)
         out_of_memory = group.out_of_memory if group is not None else _no_group
         watching = overseer(Tree(process.launched.pid, out_of_memory)) if overseer is not None else None
@@ -169,7 +173,7 @@ def _limited_by(plan: LaunchPlan, group: cgroup.Group | None) -> str:
     return "rlimit" if group is None else "cgroup"
 
 
-def _launch(plan: LaunchPlan, output: Output, answer: Output, group: cgroup.Group | None) -> Process:
+def _launch(plan: LaunchPlan, output: Output, answer: Output, group: cgroup.Group | None, stdin: int) -> Process:
     tool = tools.bubblewrap()
     drop = launch.drops_privileges()
     if drop:
@@ -195,7 +199,7 @@ def _launch(plan: LaunchPlan, output: Output, answer: Output, group: cgroup.Grou
         )
         command = [tool, "--args", str(arguments), "--", *plan.argv]
         launched = _spawn(
-            command, (answer.writer, output.writer), (*files, filters, arguments, status_writer), child, report
+            command, (stdin, answer.writer, output.writer), (*files, filters, arguments, status_writer), child, report
         )
         output.close_writer()
         answer.close_writer()
@@ -203,7 +207,7 @@ def _launch(plan: LaunchPlan, output: Output, answer: Output, group: cgroup.Grou
 
 
 def _spawn(
-    command: list[str], outputs: tuple[int, int], keep: tuple[int, ...], child: launch.Child, report: int
+    command: list[str], streams: tuple[int, int, int], keep: tuple[int, ...], child: launch.Child, report: int
 ) -> subprocess.Popen[bytes]:
     with warnings.catch_warnings():
         # 3.12 warns of forking beside threads; the child makes system calls only.
@@ -211,9 +215,9 @@ def _spawn(
         try:
             return subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
-                stdout=outputs[0],
-                stderr=outputs[1],
+                stdin=streams[0],
+                stdout=streams[1],
+                stderr=streams[2],
                 env=_NO_VARIABLES,
                 cwd="/",
                 pass_fds=keep,
