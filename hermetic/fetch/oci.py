@@ -22,6 +22,7 @@ from hermetic.fetch.oci_manifest import (
 )
 from hermetic.fetch.oci_registry import Registry
 from hermetic.fetch.oci_storage import Storage
+from hermetic.fetch.oci_zstd import decompress, is_zstd
 from hermetic.recipe.image_reference import ImageReference, parse_reference
 from hermetic.recipe.lockfile import ImageEntry, LockedImage
 
@@ -82,6 +83,7 @@ async def pull(location: str, digest: str, config: str, folder: str, progress: P
         else:
             layers = list(manifest.layers)
             await _together(_bring(source, layers, folder, progress))
+            layers = await asyncio.to_thread(_plain, layers, parsed, folder)
     lay_out(folder, manifest.config, content, layers)
     return Pulled(digest, parsed, content)
 
@@ -150,6 +152,19 @@ async def _taken(source: Storage, config: Config, folder: str) -> list[Descripto
     if tuple(layer.digest for layer in layers) != config.layers:
         raise mismatch(f"the layers of {source.described} are not those that its configuration names")
     return layers  # umoci compares every layer's bytes with the configuration's digests as it unpacks
+
+
+def _plain(layers: list[Descriptor], config: Config, folder: str) -> list[Descriptor]:
+    """Layers as umoci reads them: those that zstd compressed, uncompressed."""
+    if not any(map(is_zstd, layers)):
+        return layers
+    if len(layers) != len(config.layers):
+        raise mismatch(f"the manifest has {len(layers)} layers and the configuration {len(config.layers)}")
+    blobs, done = f"{folder}/blobs/sha256", dict[str, Descriptor]()
+    for layer, plain in zip(layers, config.layers, strict=True):
+        if layer.digest not in done:
+            done[layer.digest] = decompress(layer, plain, blobs) if is_zstd(layer) else layer
+    return [done[layer.digest] for layer in layers]
 
 
 def _digest_of(content: bytes) -> str:

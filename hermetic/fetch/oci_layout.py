@@ -12,6 +12,7 @@ from typing import IO, Final, Self
 
 from hermetic.errors import Domain, HermeticError
 from hermetic.fetch.oci_manifest import Descriptor, check, mismatch
+from hermetic.fetch.oci_zstd import PLAIN
 from hermetic.recipe.image_reference import DIGEST, ImageReference
 
 __all__ = ["IMAGE", "Layout", "lay_out"]
@@ -20,7 +21,6 @@ IMAGE: Final = "image"  # the one tag of a layout that `lay_out` makes
 _CHUNK: Final = 1 << 20
 _MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG: Final = "application/vnd.oci.image.config.v1+json"
-_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 
 Tell = Callable[[int], None]
 
@@ -144,9 +144,9 @@ def _layer(layer: Descriptor) -> str:
     """OCI's name for a docker or a foreign layer. Raises `HermeticError` for what umoci cannot unpack."""
     kind = layer.media_type
     if kind.endswith(("+gzip", ".gzip")):
-        return f"{_LAYER}+gzip"
+        return f"{PLAIN}+gzip"
     if kind.endswith(".tar"):
-        return _LAYER
+        return PLAIN
     message = f"the layer {layer.digest} has the media type {kind!r}, which umoci cannot unpack"
     hint = "push the image again with gzip layers: skopeo copy --dest-compress-format gzip"
     raise HermeticError(Domain.ENVIRONMENT, "image-unsupported", message, hint=hint)

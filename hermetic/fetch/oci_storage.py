@@ -17,6 +17,7 @@ from typing import Final, Self
 from hermetic.errors import Domain, HermeticError
 from hermetic.fetch.mortal import dies_with_driver
 from hermetic.fetch.oci_manifest import Descriptor, check, parse_manifest
+from hermetic.fetch.oci_zstd import PLAIN
 from hermetic.recipe.image_reference import ImageReference
 
 __all__ = ["Storage"]
@@ -26,8 +27,6 @@ _KEPT: Final = (
     *("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF", "STORAGE_DRIVER"),
     *("DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"),
 )
-
-_PLAIN: Final = "application/vnd.oci.image.layer.v1.tar"
 
 
 class Storage:
@@ -95,7 +94,7 @@ class Storage:
 def _move(place: str, target: str, what: str) -> list[Descriptor]:
     with open(f"{place}/manifest.json", "rb") as stream:
         manifest = parse_manifest(stream.read(), "", what)
-    found = [Descriptor(_PLAIN, layer.digest, layer.size) for layer in manifest.layers] if manifest is not None else []
+    found = [Descriptor(PLAIN, layer.digest, layer.size) for layer in manifest.layers] if manifest is not None else []
     for name in {layer.hex for layer in found}:
         os.rename(f"{place}/{name}", f"{target}/{name}")
     shutil.rmtree(place)

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,11 +71,14 @@ def make_layout(
     architecture: str = "amd64",
     docker: bool = False,
     tag: str = "t",
+    pack: Callable[[bytes], bytes] = lambda content: gzip.compress(content, mtime=0),
+    packed_as: str = "gzip",
 ) -> Made:
-    """An OCI layout in `target` with one image of these uncompressed layers."""
+    """An OCI layout in `target` with one image of these uncompressed layers, each of them packed by `pack`."""
     (target / "blobs/sha256").mkdir(parents=True, exist_ok=True)
     plain = list(layers)
-    packed = [gzip.compress(content, mtime=0) for content in plain]
+    packed = [pack(content) for content in plain]
+    kind = f"{DOCKER}.image.rootfs.diff.tar.{packed_as}" if docker else f"{OCI}.layer.v1.tar+{packed_as}"
     settings = {"Env": list(variables), "Entrypoint": ["/bin/nothing"], "User": "4711", "WorkingDir": "/nowhere"}
     root = {"type": "layers", "diff_ids": [digest_of(content) for content in plain]}
     config = _json({"architecture": architecture, "os": "linux", "config": settings, "rootfs": root})
@@ -83,10 +86,7 @@ def make_layout(
         "schemaVersion": 2,
         "mediaType": f"{DOCKER}.distribution.manifest.v2+json" if docker else f"{OCI}.manifest.v1+json",
         "config": _put(target, config, f"{DOCKER}.container.image.v1+json" if docker else f"{OCI}.config.v1+json"),
-        "layers": [
-            _put(target, content, f"{DOCKER}.image.rootfs.diff.tar.gzip" if docker else f"{OCI}.layer.v1.tar+gzip")
-            for content in packed
-        ],
+        "layers": [_put(target, content, kind) for content in packed],
     }
     described = _put(target, _json(manifest), str(manifest["mediaType"]))
     write_index(target, [described | {"annotations": {"org.opencontainers.image.ref.name": tag}}])
