@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
-import urllib.error
-import urllib.request
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import image_kit as kit
 import pytest
@@ -119,44 +118,41 @@ def rootless() -> list[str]:
 def registry(area: Path) -> Iterator[str]:
     """Debian's docker-registry on a loopback port, with a folder of its own; its address."""
     need("docker-registry", "skopeo")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
     folder = area / "registry"
     folder.mkdir()
     (folder / "config.yml").write_text(
-        f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
-        f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '{address}'}}\n"
+        "version: 0.1\nlog: {level: info, accesslog: {disabled: true}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n"
     )
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(
             ["docker-registry", "serve", str(folder / "config.yml")],
-            stdout=log,
-            stderr=log,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             preexec_fn=_dies_with_us(),  # noqa: PLW1509
-        )
-    try:
-        _wait_for(f"http://{address}/v2/", process)
+        ) as process,
+    ):
+        address = _listening(process.stdout, log)
+        rest = threading.Thread(target=shutil.copyfileobj, args=(process.stdout, log))  # a full pipe would stop it
+        rest.start()
         yield address
-    finally:
         process.kill()
-        process.wait()
+        rest.join()
+
+
+def _listening(said: IO[bytes], log: IO[bytes]) -> str:
+    """The address in the line that the registry logs once it accepts connections."""
+    for line in said:
+        log.write(line)
+        if found := re.search(rb"listening on ([0-9.]+:[0-9]+)", line):
+            return found[1].decode()
+    pytest.fail("docker-registry did not start")
 
 
 def _dies_with_us() -> Callable[[], object]:
     libc = ctypes.CDLL(None)
     return lambda: libc.prctl(1, signal.SIGKILL, 0, 0, 0)
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(500):
-        try:
-            urllib.request.urlopen(url).close()
-            return
-        except (urllib.error.URLError, ConnectionError):
-            assert process.poll() is None, "docker-registry did not start"
-            time.sleep(0.01)
-    pytest.fail("docker-registry does not answer")
 
 
 @pytest.fixture(scope="session")

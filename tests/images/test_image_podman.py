@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import random
+import select
+import shutil
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,7 +31,7 @@ def living(mark: str) -> list[int]:
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if mark in Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace").split("\0"):
+            if mark.encode() in Path(f"/proc/{name}/cmdline").read_bytes():
                 found.append(int(name))
         except OSError:
             continue
@@ -38,89 +43,129 @@ def containers(user: User) -> list[str]:
     return subprocess.run(listing, env=user.environment(), capture_output=True, text=True, check=True).stdout.split()
 
 
-def until(condition, what: str, limit: float = 20) -> float:
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < limit, what
-        time.sleep(0.01)
-    return time.monotonic() - started
-
-
 def stubborn(mark: str) -> str:
-    """Four sleepers: plain, in a session of its own, an orphan, and one that ignores SIGTERM."""
+    """Four sleepers, each of which says "up": plain, in a session of its own, an orphan, one that ignores SIGTERM."""
     return f"""
-sleep {mark} &
-setsid sleep {mark} &
-(setsid sh -c 'sleep {mark} & ' &)
-sh -c "trap '' TERM HUP INT; sleep {mark}" &
+up='echo up; exec sleep {mark}'
+sh -c "$up" &
+setsid sh -c "$up" &
+(setsid sh -c "sh -c '$up' & " &)
+sh -c "trap '' TERM HUP INT; $up" &
 while true; do sleep 1; done
 """
 
 
-def started(user: User, pushed: str, mark: str) -> subprocess.Popen[str]:
+@dataclass
+class Started:
+    """A build whose stage runs, and a descriptor of each process that must end with it."""
+
+    process: subprocess.Popen[str]
+    watched: dict[int, int]
+
+    def ended(self) -> str:
+        """Wait for the driver, then for the others; what the driver said on stderr."""
+        _, said = self.process.communicate()
+        deadline = time.monotonic() + LIMIT_S
+        for pid, descriptor in self.watched.items():
+            left = max(0.0, deadline - time.monotonic())
+            assert select.select([descriptor], [], [], left)[0], f"process {pid} outlived its driver"
+            os.close(descriptor)
+        return said
+
+
+def started(user: User, pushed: str, mark: str) -> Started:
     user.recipe(pushed, stubborn(mark))
     assert user("lock", "recipe.py").status == 0
-    process = user.start("realise", "recipe.py", "--no-link", "--runtime", "podman")
-    until(lambda: len(living(mark)) >= 4 or process.poll() is not None, "the stage did not start")
-    assert process.poll() is None, process.communicate()
-    return process
+    process = user.start("realise", "recipe.py", "--no-link", "--runtime", "podman", "--json")
+    said = (json.loads(line) for line in process.stdout)
+    ups = sum(1 for _ in itertools.islice((event for event in said if event.get("line") == "up"), 4))
+    assert ups == 4, process.communicate()
+    pids = {guard_of(process), client_of(process), *living(mark)}
+    assert len(pids) >= 6
+    return Started(process, {pid: os.pidfd_open(pid) for pid in pids})
 
 
-def assert_gone(user: User, mark: str) -> None:
-    took = until(lambda: not living(mark) and not containers(user), "something was left", LIMIT_S)
-    assert took < LIMIT_S
+def assert_nothing_is_left(user: User, mark: str) -> None:
+    assert living(mark) == []
+    assert containers(user) == []
     mounts = Path("/proc/self/mounts").read_text()
     assert not [line for line in mounts.splitlines() if f"{user.folder}/run" in line or f"{user.store}" in line]
 
 
 def guard_of(driver: subprocess.Popen[str]) -> int:
     """The driver's one child."""
-    return int(Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()[0])
+    return int(children(driver.pid)[0])
 
 
 def client_of(driver: subprocess.Popen[str]) -> int:
-    children = Path(f"/proc/{guard_of(driver)}/task/{guard_of(driver)}/children").read_text().split()
-    return next(int(pid) for pid in children if b"podman\0run\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    pids = children(guard_of(driver))
+    return next(pid for pid in pids if b"podman\0run\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+def children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+class Gate:
+    """A program on the way into a container that stands still before or after one of its subcommands."""
+
+    def __init__(self, user: User, program: str, subcommand: str, when: str) -> None:
+        self._arrived, self._release = user.folder / "arrived", user.folder / "release"
+        for fifo in (self._arrived, self._release):
+            fifo.unlink(missing_ok=True)
+            os.mkfifo(fifo)
+        (user.folder / "gates").mkdir(exist_ok=True)
+        real = shutil.which(program)
+        stop = f'case " $* " in *" {subcommand} "*) echo > {self._arrived}; read _ < {self._release} ;; esac'
+        steps = [stop, f'exec {real} "$@"'] if when == "before" else [f'{real} "$@"', "status=$?", stop, "exit $status"]
+        user.write(f"gates/{program}", "\n".join(["#!/bin/sh", *steps, ""]), mode=0o755)
+
+    def wait(self) -> None:
+        self._arrived.read_text()
+
+    def open(self) -> None:
+        """For whoever stands there; needless when that was killed."""
+        self._release.write_text("")
 
 
 class TestNothingIsLeft:
     @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
     def test_when_the_driver_is_stopped(self, podman: User, pushed: str, how):
         mark = marker()
-        process = started(podman, pushed, mark)
-        process.send_signal(how)
-        process.communicate()
-        assert_gone(podman, mark)
+        stage = started(podman, pushed, mark)
+        stage.process.send_signal(how)
+        stage.ended()
+        assert_nothing_is_left(podman, mark)
 
     def test_when_the_client_is_killed(self, podman: User, pushed: str):
         mark = marker()
-        process = started(podman, pushed, mark)
-        os.kill(client_of(process), signal.SIGKILL)
-        _, said = process.communicate()
-        assert process.returncode == 100
-        assert "killed by signal 9" in said
-        assert_gone(podman, mark)
+        stage = started(podman, pushed, mark)
+        os.kill(client_of(stage.process), signal.SIGKILL)
+        assert "killed by signal 9" in stage.ended()
+        assert stage.process.returncode == 100
+        assert_nothing_is_left(podman, mark)
 
     def test_when_the_guard_is_killed(self, podman: User, pushed: str):
         mark = marker()
-        process = started(podman, pushed, mark)
-        os.kill(guard_of(process), signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == 100
-        assert_gone(podman, mark)
+        stage = started(podman, pushed, mark)
+        os.kill(guard_of(stage.process), signal.SIGKILL)
+        stage.ended()
+        assert stage.process.returncode == 100
+        assert_nothing_is_left(podman, mark)
 
     def test_what_driver_and_guard_left_is_swept_by_the_next_run(self, podman: User, pushed: str):
         mark = marker()
-        process = started(podman, pushed, mark)
-        guard = guard_of(process)
+        stage = started(podman, pushed, mark)
+        guard = guard_of(stage.process)
         os.kill(guard, signal.SIGSTOP)  # so that it cannot do anything about the driver's death
-        process.kill()
-        process.communicate()
+        stage.process.kill()
+        stage.process.wait()
         os.kill(guard, signal.SIGKILL)
         assert containers(podman)
         podman.recipe(pushed, "echo done > /build/out/f")
         assert podman("realise", "recipe.py", "--no-link", "--runtime", "podman").path
-        assert_gone(podman, mark)
+        stage.ended()
+        assert_nothing_is_left(podman, mark)
 
     def test_when_the_stage_takes_too_long(self, podman: User, pushed: str):
         mark = marker()
@@ -129,27 +174,44 @@ class TestNothingIsLeft:
         ran = podman("realise", "recipe.py", "--no-link", "--runtime", "podman")
         assert ran.status == 101
         assert "error[timeout/stage-timed-out]" in ran.stderr
-        assert_gone(podman, mark)
+        assert_nothing_is_left(podman, mark)
 
     def test_when_its_program_ends_and_others_do_not(self, podman: User, pushed: str):
         mark = marker()
         podman.recipe(pushed, f"setsid sleep {mark} & echo done > /build/out/f")
         podman("lock", "recipe.py")
         assert podman("realise", "recipe.py", "--no-link", "--runtime", "podman").path
-        assert_gone(podman, mark)
+        assert_nothing_is_left(podman, mark)
 
-    def test_killed_at_any_moment(self, podman: User, pushed: str):
-        """From before podman is started until the stage runs."""
+    @pytest.mark.parametrize(
+        ("program", "subcommand", "when"),
+        [
+            ("podman", "ps", "before"),
+            ("podman", "run", "before"),
+            ("runc", "create", "before"),
+            ("runc", "create", "after"),
+            ("runc", "start", "before"),
+            ("runc", "start", "after"),
+        ],
+    )
+    def test_when_the_driver_is_killed_on_the_way(self, podman: User, pushed: str, program, subcommand, when):
+        """Every step from before podman is started until the stage runs."""
         mark = marker()
-        first = started(podman, pushed, mark)
-        first.kill()
-        first.communicate()
-        for step in range(8):
-            process = podman.start("realise", "recipe.py", "--no-link", "--runtime", "podman")
-            time.sleep(0.1 + 0.06 * step)
-            process.kill()
-            process.communicate()
-        assert_gone(podman, mark)
+        podman.recipe(pushed, stubborn(mark))
+        assert podman("lock", "recipe.py").status == 0
+        gate = Gate(podman, program, subcommand, when)
+        podman.variables["PATH"] = f"{podman.folder}/gates:{os.environ['PATH']}"
+        settings = podman.folder / "containers.conf"
+        settings.write_text(settings.read_text() + f'[engine.runtimes]\nrunc = ["{podman.folder}/gates/runc"]\n')
+        process = podman.start("realise", "recipe.py", "--no-link", "--runtime", "podman")
+        gate.wait()
+        descendants = {pid: os.pidfd_open(pid) for pid in children(process.pid)}
+        process.kill()
+        if subcommand == "ps":  # which nobody guards, and which does nothing but look
+            gate.open()
+        Started(process, descendants).ended()
+        del podman.variables["PATH"]
+        assert_nothing_is_left(podman, mark)
 
 
 class TestHowItEnds:
