@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hermetic.recipe import (
         TOKENIZER,
         Environment,
+        FixedOutput,
         Harvest,
         Host,
         Image,
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
         Source,
         Stage,
         Validator,
+        hub_dataset,
+        hub_snapshot,
         param,
+        remote,
     )
 
 __all__ = [
     "TOKENIZER",
     "Environment",
+    "FixedOutput",
     "Harvest",
     "Host",
     "Image",
@@ -38,7 +43,10 @@ __all__ = [
     "Stage",
     "Validator",
     "__version__",
+    "hub_dataset",
+    "hub_snapshot",
     "param",
+    "remote",
 ]
 
 __version__ = "0.1.0"

@@ -10,7 +10,7 @@ environment what the stage runs in, as digests
 platform   the identity fields that the stage declares
 parameters those that differ from their defaults
 harvest    what is taken from a program that may not end, and what proves it whole
-inputs     by role: a built input by its key, a source by its tree digest
+inputs     by role: a built input by its key, a source by its tree digest, a fixed output by its lock entry's digest
 name       what the recipe calls it
 ========== =============================================================================================
 
@@ -19,23 +19,39 @@ Empty parts are left out, so that a part added later changes no key.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from hermetic.canonical import Value, encode, problems
-from hermetic.digest import Key, ResolvedKey, TreeDigest, TreeEntry, derive, tree_digest
+from hermetic.digest import EntryDigest, Key, ResolvedKey, TreeDigest, TreeEntry, derive, tree_digest
 from hermetic.errors import Domain, HermeticError
-from hermetic.recipe import Memo, Recipe, Source, Stage
+from hermetic.recipe import FixedOutput, Memo, Recipe, Source, Stage
 from hermetic.recipe.environments import Environment
 from hermetic.recipe.source import hash_source
 
-__all__ = ["ABI", "BuiltInput", "Derivation", "Graph", "SourceInput", "derive_all", "resolved_key", "source_key"]
+__all__ = [
+    "ABI",
+    "BuiltInput",
+    "Derivation",
+    "FixedInput",
+    "Graph",
+    "Input",
+    "SourceInput",
+    "derive_all",
+    "derive_fixed",
+    "entry_digest",
+    "resolved_key",
+    "source_key",
+]
 
 #: Version of what every sandbox looks like from inside (`hermetic.sandbox`); part of every key.
 ABI = 1
 
 _DERIVATION = "hermetic derivation v1"
 _RESOLVED = "hermetic resolved derivation v1"
+_ENTRY = "hermetic lock entry v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +75,44 @@ class SourceInput:
         return {"kind": "source", "tree": self.tree.hex}
 
 
+@dataclass(frozen=True, slots=True)
+class FixedInput:
+    """What a fetcher brings. It stands by `entry`; `key`, under which it lies in the store, has its name as well."""
+
+    key: Key
+    entry: EntryDigest
+
+    def preimage(self) -> Value:
+        return {"kind": "fixed", "entry": self.entry.hex}
+
+
+Input: TypeAlias = BuiltInput | SourceInput | FixedInput
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Derivation:
-    """The closed description of one stage. `preimage` is what `key` is the hash of."""
+    """The closed description of one stage, or of one fixed output. `preimage` is what `key` is the hash of."""
 
     name: str
     key: Key
     preimage: dict[str, Value]
-    inputs: Mapping[str, BuiltInput | SourceInput]
-    stage: Stage
+    inputs: Mapping[str, Input]
+    origin: Stage | FixedOutput
+
+    @property
+    def stage(self) -> Stage:
+        """What is run. Of a fixed output there is none: look at `fixed` first."""
+        assert isinstance(self.origin, Stage)
+        return self.origin
+
+    @property
+    def fixed(self) -> FixedOutput | None:
+        """What is fetched; None if something is run."""
+        return self.origin if isinstance(self.origin, FixedOutput) else None
 
     def built_inputs(self) -> Iterator[tuple[str, Key]]:
-        return ((role, item.key) for role, item in self.inputs.items() if isinstance(item, BuiltInput))
+        """Role and key of every input that is realised before this: built ones and fixed ones."""
+        return ((role, item.key) for role, item in self.inputs.items() if not isinstance(item, SourceInput))
 
 
 @dataclass(frozen=True)
@@ -78,7 +120,7 @@ class Graph:
     """Derivations by key, every input before whatever needs it."""
 
     derivations: Mapping[Key, Derivation]
-    by_stage: Mapping[Stage, Derivation]
+    by_stage: Mapping[Stage | FixedOutput, Derivation]
 
     def __getitem__(self, key: Key) -> Derivation:
         return self.derivations[key]
@@ -86,7 +128,7 @@ class Graph:
 
 def derive_all(
     recipe: Recipe,
-    targets: Iterable[Stage],
+    targets: Iterable[Stage | FixedOutput],
     *,
     identify: Callable[[Environment], dict[str, Value]],
     platform: Callable[[tuple[str, ...]], Mapping[str, Value]],
@@ -100,9 +142,12 @@ def derive_all(
     """
     context = _Context(recipe, identify, platform, memo)
     by_stage: dict[Stage, Derivation] = {}
-    for stage in _inputs_first(recipe, targets):
+    wanted = list(targets)
+    for stage in _inputs_first(recipe, (item for item in wanted if isinstance(item, Stage))):
         by_stage[stage] = context.derivation(stage, by_stage)
-    return Graph({derivation.key: derivation for derivation in by_stage.values()}, by_stage)
+    found = {item: context.fixed(item) for item in wanted if isinstance(item, FixedOutput)} | by_stage
+    every = [*context.fixed_outputs.values(), *by_stage.values()]
+    return Graph({derivation.key: derivation for derivation in every}, found)
 
 
 def _inputs_first(recipe: Recipe, targets: Iterable[Stage]) -> Iterator[Stage]:
@@ -155,6 +200,7 @@ class _Context:
         self._environments: dict[Environment, dict[str, Value]] = {}
         self._programs: dict[tuple[str, ...], Value] = {}
         self._sources: dict[str, TreeDigest] = {}
+        self.fixed_outputs: dict[Key, Derivation] = {}
 
     def derivation(self, stage: Stage, by_stage: Mapping[Stage, Derivation]) -> Derivation:
         inputs = {role: self._input(item, by_stage) for role, item in stage.inputs_by_role().items()}
@@ -162,7 +208,7 @@ class _Context:
         preimage = self._preimage(stage, name, inputs)
         return Derivation(name, derive(Key, _DERIVATION, encode(preimage)), preimage, inputs, stage)
 
-    def _preimage(self, stage: Stage, name: str, inputs: Mapping[str, BuiltInput | SourceInput]) -> dict[str, Value]:
+    def _preimage(self, stage: Stage, name: str, inputs: Mapping[str, Input]) -> dict[str, Value]:
         parts: dict[str, Value] = {
             "abi": ABI,
             "stage": stage.kind,
@@ -177,9 +223,16 @@ class _Context:
         }
         return {part: value for part, value in parts.items() if value not in ({}, None)}
 
-    def _input(self, item: Stage | Source, by_stage: Mapping[Stage, Derivation]) -> BuiltInput | SourceInput:
+    def fixed(self, item: FixedOutput) -> Derivation:
+        """The derivation of a fixed output; one for all that are the same files under the same name."""
+        derivation = derive_fixed(item)
+        return self.fixed_outputs.setdefault(derivation.key, derivation)
+
+    def _input(self, item: Stage | Source, by_stage: Mapping[Stage, Derivation]) -> Input:
         if isinstance(item, Stage):
             return BuiltInput(by_stage[item].key)
+        if isinstance(item, FixedOutput):
+            return FixedInput(self.fixed(item).key, entry_digest(item))
         if item.path not in self._sources:
             self._sources[item.path] = hash_source(item, self._memo)
         return SourceInput(self._sources[item.path], item)
@@ -229,6 +282,27 @@ def resolved_key(derivation: Derivation, trees: Mapping[str, TreeDigest]) -> Res
     if derivation.inputs:
         parts["inputs"] = {role: {"tree": trees[role].hex} for role in derivation.inputs}
     return derive(ResolvedKey, _RESOLVED, encode(parts))
+
+
+def entry_digest(item: FixedOutput) -> EntryDigest:
+    """What a fixed output is known by before it is fetched: names, sizes and sha256 of its files."""
+    return derive(EntryDigest, _ENTRY, encode(_files(item)))
+
+
+def _files(item: FixedOutput) -> Value:
+    files: dict[str, Value] = {
+        name: {"sha256": file.sha256, "size": file.size} for name, (_, file) in item.wanted.items()
+    }
+    texts: dict[str, Value] = {
+        name: {"sha256": hashlib.sha256(text).hexdigest(), "size": len(text)} for name, text in item.texts.items()
+    }
+    return files | texts
+
+
+def derive_fixed(item: FixedOutput) -> Derivation:
+    """The derivation of one fixed output: its files, and what its store path is called."""
+    preimage: dict[str, Value] = {"stage": "fixed", "name": item.name, "files": _files(item)}
+    return Derivation(item.name, derive(Key, _DERIVATION, encode(preimage)), preimage, {}, item)
 
 
 def source_key(tree: TreeDigest) -> Key:

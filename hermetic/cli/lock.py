@@ -9,9 +9,10 @@ import click
 from hermetic.cli import console, options
 from hermetic.errors import Domain, HermeticError, HermeticErrors
 from hermetic.realise.evaluated import split_reference
-from hermetic.recipe.environments import Image, locking
+from hermetic.recipe.environments import Image
 from hermetic.recipe.loader import load
 from hermetic.recipe.lockfile import PLATFORM, ImageEntry, LockFile, lock_path
+from hermetic.recipe.pins import locking
 
 
 @click.command("lock")

@@ -46,7 +46,7 @@ def _walk(target: Target, store: Store) -> Iterator[tuple[int, str, dict[str, Va
             if isinstance(item, dict) and item.get("kind") == "built":
                 pending.append((depth + 1, name, Key(str(item["key"]))))
             elif isinstance(item, dict):
-                yield depth + 1, name, {"kind": "source", "tree": item.get("tree", "")}
+                yield depth + 1, name, {"kind": item.get("kind", ""), "tree": item.get("tree") or item.get("entry", "")}
 
 
 def _built(key: Key, preimage: dict[str, Value], store: Store, *, again: bool) -> dict[str, Value]:
@@ -67,8 +67,8 @@ def _line(role: str, item: dict[str, Value]) -> str:
     from hermetic.realise.display import human_bytes
 
     label = f"{role}: " if role else ""
-    if item["kind"] == "source":
-        return f"{label}source {str(item['tree'])[:16]}"
+    if "path" not in item:
+        return f"{label}{item['kind']} {str(item['tree'])[:16]}"
     size = item["size"]
     state = human_bytes(size) if item["realised"] and isinstance(size, int) else "not here"
     more = " (shown above)" if item["again"] else ""

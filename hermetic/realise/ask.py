@@ -33,7 +33,7 @@ def ask(
     said last. Must be called from the main thread.
     """
     target = evaluated.wanted[0]
-    if not target.stage.runner:
+    if target.fixed is not None or not target.stage.runner:
         engines = [name for name, stage in evaluated.recipe.stages.items() if stage.runner]
         hint = f"these can be run: {', '.join(engines)}" if engines else None
         raise HermeticError(Domain.USAGE, "nothing-to-run", f"stage {target.name!r} is no engine", hint=hint)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hermetic.canonical import encode
-from hermetic.derivation import BuiltInput, Derivation, Graph, SourceInput
+from hermetic.derivation import Derivation, Graph, Input, SourceInput
 from hermetic.digest import Key
 from hermetic.realise.evaluated import Evaluated
 from hermetic.realise.launcher import Program, description, plan_of
@@ -29,8 +29,9 @@ def script(evaluated: Evaluated, keys: list[Key], store: Store) -> Iterator[str]
     """
     for key in keys:
         derivation = evaluated.graph[key]
-        yield from _stage(derivation, evaluated, store)
-        yield ""
+        if derivation.fixed is None:  # the driver fetches by itself
+            yield from _stage(derivation, evaluated, store)
+            yield ""
 
 
 def _stage(derivation: Derivation, evaluated: Evaluated, store: Store) -> Iterator[str]:
@@ -49,7 +50,7 @@ def _masked(plan: LaunchPlan) -> LaunchPlan:
     return replace(plan, masked=tuple(path for path in plan.masked if os.path.lexists(path)))
 
 
-def _place_of(item: BuiltInput | SourceInput, graph: Graph, store: Store) -> str:
+def _place_of(item: Input, graph: Graph, store: Store) -> str:
     if isinstance(item, SourceInput):
         return item.source.path
     return str(store.path(item.key, graph[item.key].name))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hermetic.canonical import Value
 from hermetic.derivation import Derivation, Graph, derive_all
-from hermetic.recipe import Memo, Recipe, Stage, load
+from hermetic.recipe import FixedOutput, Memo, Recipe, Stage, load
 from hermetic.recipe.environments import Environment
 from hermetic.sandbox import environments, platform
 from hermetic.sandbox.environments import Identity
@@ -29,7 +29,7 @@ class Evaluated:
     """The target of a command, the checks it must pass, and the derivations of all of them."""
 
     recipe: Recipe
-    target: Stage
+    target: Stage | FixedOutput
     checks: tuple[Stage, ...]
     graph: Graph
     identities: Mapping[Environment, Identity]

@@ -18,7 +18,7 @@ class Step:
     """One derivation and what is to be done about it."""
 
     derivation: Derivation
-    action: Literal["in-place", "build"]
+    action: Literal["in-place", "build", "fetch"]
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,23 @@ class Plan:
     def to_build(self) -> list[Derivation]:
         return [step.derivation for step in self.steps if step.action == "build"]
 
+    @property
+    def to_fetch(self) -> list[Derivation]:
+        """Fixed outputs to bring from elsewhere."""
+        return [step.derivation for step in self.steps if step.action == "fetch"]
+
 
 def make_plan(graph: Graph, wanted: Iterable[Key], store: Store) -> Plan:
     """Look from the wanted keys towards the inputs, and stop at what the store already has."""
-    actions: dict[Key, Literal["in-place", "build"]] = {}
+    actions: dict[Key, Literal["in-place", "build", "fetch"]] = {}
     pending = list(wanted)
     while pending:
         key = pending.pop()
         if key in actions:
             continue
-        actions[key] = "in-place" if store.realisation(key) is not None else "build"
-        if actions[key] == "build":
-            pending.extend(built for _, built in graph[key].built_inputs())
+        if store.realisation(key) is not None:
+            actions[key] = "in-place"
+            continue
+        actions[key] = "fetch" if graph[key].fixed is not None else "build"
+        pending.extend(built for _, built in graph[key].built_inputs())
     return Plan(tuple(Step(graph[key], actions[key]) for key in graph.derivations if key in actions))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from hermetic.derivation import BuiltInput, Derivation, Graph, resolved_key
+from hermetic.derivation import Derivation, Graph, SourceInput, resolved_key
 from hermetic.digest import Key, ResolvedKey, TreeDigest
 from hermetic.errors import HermeticError, HermeticErrors
 from hermetic.realise.builder import Builder
@@ -142,6 +142,6 @@ class Scheduler:
 
 def _trees(derivation: Derivation, inputs: Mapping[str, Realisation]) -> dict[str, TreeDigest]:
     return {
-        role: inputs[role].tree if isinstance(item, BuiltInput) else item.tree
+        role: item.tree if isinstance(item, SourceInput) else inputs[role].tree
         for role, item in derivation.inputs.items()
     }

@@ -1,6 +1,7 @@
 """What people write: stages, sources, environments, parameters, and the loader that evaluates a recipe."""
 
 from hermetic.recipe.environments import Environment, Host, Image, PythonEnv
+from hermetic.recipe.fixed import FixedOutput, hub_dataset, hub_snapshot, remote
 from hermetic.recipe.harvest import TOKENIZER, Harvest, KnownSizes, LogLine, Validator
 from hermetic.recipe.loader import Recipe, load
 from hermetic.recipe.memo import Memo
@@ -11,6 +12,7 @@ from hermetic.recipe.stage import Script, Stage
 __all__ = [
     "TOKENIZER",
     "Environment",
+    "FixedOutput",
     "Harvest",
     "Host",
     "Image",
@@ -23,6 +25,9 @@ __all__ = [
     "Source",
     "Stage",
     "Validator",
+    "hub_dataset",
+    "hub_snapshot",
     "load",
     "param",
+    "remote",
 ]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,10 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from hermetic.errors import HermeticError
 from hermetic.recipe import evaluation, lockfile
 from hermetic.recipe.image_reference import parse_reference
+from hermetic.recipe.pins import current_lock, is_locking, lock_command
 
-__all__ = ["Environment", "Host", "Image", "PythonEnv", "locking"]
-
-_locking: ContextVar[bool] = ContextVar("locking", default=False)
+__all__ = ["Environment", "Host", "Image", "PythonEnv"]
 
 
 class Environment(BaseModel):
@@ -84,16 +80,6 @@ class Image(Environment):
         super().__init__(**data)
 
 
-@contextmanager
-def locking() -> Iterator[None]:
-    """Inside, an `Image` without a lock entry is no mistake: somebody evaluates the recipe to write them."""
-    token = _locking.set(True)
-    try:
-        yield
-    finally:
-        _locking.reset(token)
-
-
 def _located(reference: str) -> str:
     transport, colon, path = reference.partition(":")
     return f"{transport}:{evaluation.resolve(path)}" if colon and transport in {"oci", "oci-archive"} else reference
@@ -113,20 +99,18 @@ def _pinned(reference: str) -> dict[str, Any]:
     found = entry.platforms.get(lockfile.PLATFORM) if entry is not None else None
     if found is not None:
         return {"digest": found.digest, "config": found.config, "variables": found.variables}
-    if not given and not _locking.get():
+    if not given and not is_locking():
         _not_locked(reference, entry)
     return {"digest": given}
 
 
 def _entry(reference: str) -> lockfile.ImageEntry | None:
-    running = evaluation.current()
-    return lockfile.LockFile.read(lockfile.lock_path(running.file)).images.get(reference) if running else None
+    lock = current_lock()
+    return lock.images.get(reference) if lock is not None else None
 
 
 def _not_locked(reference: str, entry: lockfile.ImageEntry | None) -> None:
-    running = evaluation.current()
-    recipe = running.shown(running.file) if running is not None else "RECIPE"
-    hint = f"hermetic lock {recipe}"
+    hint = lock_command()
     if entry is None:
         evaluation.fail("not-locked", f"the image {reference!r} is not locked to a digest", hint=hint)
     elif entry.unresolved:

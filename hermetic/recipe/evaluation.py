@@ -13,11 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hermetic.errors import Domain, HermeticError
 from hermetic.recipe.memo import Memo
 
-__all__ = ["Evaluation", "Origin", "asked_by_recipe", "current", "fail", "origin", "resolve"]
+if TYPE_CHECKING:
+    from hermetic.recipe.lockfile import LockFile
+
+__all__ = ["Evaluation", "Origin", "apart", "asked_by_recipe", "current", "fail", "origin", "resolve"]
 
 _OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _STANDARD = tuple({os.path.dirname(os.__file__) + os.sep, os.path.dirname(os.path.realpath(os.__file__)) + os.sep})
@@ -47,6 +51,7 @@ class Evaluation:
     files: set[str] = field(default_factory=set)
     parameters: dict[str, object] = field(default_factory=dict)
     suspended: int = 0
+    lock: LockFile | None = None  # once something has asked for it
 
     @property
     def directory(self) -> str:
@@ -77,6 +82,16 @@ def current() -> Evaluation | None:
 @contextmanager
 def active(evaluation: Evaluation) -> Iterator[None]:
     token = _current.set(evaluation)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Inside there is no evaluation: mistakes are raised, and hold nobody up."""
+    token = _current.set(None)
     try:
         yield
     finally:

@@ -8,10 +8,11 @@ import re
 import traceback
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hermetic.errors import Domain, HermeticError, HermeticErrors
 from hermetic.recipe import evaluation, modules
+from hermetic.recipe.fixed import FixedOutput
 from hermetic.recipe.memo import Memo
 from hermetic.recipe.purity import guarded
 from hermetic.recipe.source import Source
@@ -27,7 +28,8 @@ class Recipe:
     """An evaluated recipe.
 
     `stages` are those it names, by name, in the order of the file; `names` has a name for every stage that any of
-    them needs; `default` is the stage of that module-level name, if there is one.
+    them needs; `default` is the stage of that module-level name, if there is one. `fixed` are the fixed outputs that it
+    names, which may be asked for like stages.
     """
 
     file: str
@@ -35,13 +37,16 @@ class Recipe:
     names: Mapping[Stage, str]
     default: Stage | None
     parameters: Mapping[str, object]
+    fixed: Mapping[str, FixedOutput] = field(default_factory=dict)
 
-    def select(self, name: str | None) -> Stage:
-        """The stage called `name`, or the default one. Raises `HermeticError` (usage/unknown-stage)."""
+    def select(self, name: str | None) -> Stage | FixedOutput:
+        """The stage or fixed output called `name`, or the default one. Raises (usage/unknown-stage)."""
         if name is None:
             return self._the_default()
         if name == "default" and self.default is not None:
             return self.default
+        if name in self.fixed:
+            return self.fixed[name]
         if name not in self.stages:
             raise self._unknown(f"{self.file} has no stage {name!r}", name)
         return self.stages[name]
@@ -59,7 +64,7 @@ class Recipe:
         hint = f"did you mean {self.file}#{close[0]}?" if close else f"its stages: {known}"
         return HermeticError(Domain.USAGE, "unknown-stage", message, hint=hint)
 
-    def checks_of(self, target: Stage) -> list[Stage]:
+    def checks_of(self, target: Stage | FixedOutput) -> list[Stage]:
         """The stages that must succeed before `target` counts as realised."""
         return [
             stage
@@ -130,9 +135,10 @@ def _collect(file: str, module: types.ModuleType, running: evaluation.Evaluation
     for stage in [*found.values(), *([default] if default is not None else [])]:
         _name_inputs(stage, names, running)
     _check_names(names, running)
-    if not found and default is None:
+    fixed = {name: value for name, value in vars(module).items() if isinstance(value, FixedOutput)}
+    if not found and default is None and not fixed:
         running.errors.append(_no_stages(file))
-    return Recipe(file, stages, names, default, running.parameters)
+    return Recipe(file, stages, names, default, running.parameters, fixed)
 
 
 def _no_stages(file: str) -> HermeticError:

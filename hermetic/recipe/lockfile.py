@@ -4,6 +4,17 @@
 
     {
       "format": "hermetic lock 1",
+      "fixed": {
+        "hf://Qwen/Qwen3-32B@main": {
+          "commit": "…",
+          "files": {
+            "config.json": {"git": "…", "origin": "fetched", "sha256": "…", "size": 728},
+            "model-00001-of-00017.safetensors": {"git": "…", "origin": "hub", "sha256": "…", "size": 3957900840}
+          },
+          "licence": "apache-2.0",
+          "source": "https://huggingface.co/Qwen/Qwen3-32B"
+        }
+      },
       "images": {
         "registry.example.com/tool:1.2": {
           "index": "sha256:…",
@@ -21,6 +32,7 @@
 
 Keys are sorted and there is one value a line, so that a diff of two versions shows what moved. Nobody edits it:
 ``hermetic lock`` writes it. An entry that nobody could ask for says why and is refused when a stage needs it.
+A file of ``fixed`` without ``sha256`` is one that the commit has and no output of the recipe wants.
 """
 
 from __future__ import annotations
@@ -29,18 +41,43 @@ import json
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hermetic.errors import Domain, HermeticError
 
-__all__ = ["FORMAT", "PLATFORM", "ImageEntry", "LockFile", "LockedImage", "lock_path"]
+__all__ = [
+    "FORMAT",
+    "PLATFORM",
+    "FixedEntry",
+    "ImageEntry",
+    "LockFile",
+    "LockedFile",
+    "LockedImage",
+    "is_safe_path",
+    "lock_path",
+]
 
 FORMAT: Final = "hermetic lock 1"
 _MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 #: This machine, as OCI spells it.
 PLATFORM: Final = f"linux/{_MACHINES.get(os.uname().machine, os.uname().machine)}"
+
+_E = TypeVar("_E", bound=BaseModel)
+
+
+def is_safe_path(path: str) -> bool:
+    """Whether `path` names a file below the folder that it is relative to, in one way only."""
+    parts = path.split("/")
+    return "\0" not in path and all(part not in {"", ".", ".."} for part in parts)
+
+
+def _safe(path: str) -> str:
+    if not is_safe_path(path):
+        raise ValueError(f"{path!r} is no name of a file below a folder")
+    return path
+
 
 _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
@@ -75,12 +112,48 @@ class ImageEntry(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
+class LockedFile(BaseModel):
+    """One file of a fixed output. `size` in bytes; `sha256` of its content, in hexadecimal.
+
+    `git` is the git-sha1 by which a Hub names it, `origin` who said the sha256: ``hub`` or ``server``, whose word it
+    is, or ``fetched``: hermetic hashed it (and compared with `git`, where there is one).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    git: Annotated[str, Field(pattern=r"^([0-9a-f]{40})?$")] = ""
+    origin: Annotated[str, Field(pattern=r"^(hub|server|fetched)?$")] = ""
+
+
+class FixedEntry(BaseModel):
+    """What one address stood for when it was asked: every file that it has, by its path there.
+
+    `commit` is a Hub's, `licence` what the repository declares, `gated` whether one must ask for access; `source` is
+    where it was asked. `unresolved` says why nobody could answer, and nothing else is set then.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    commit: Annotated[str, Field(pattern=r"^([0-9a-f]{40})?$")] = ""
+    files: dict[Annotated[str, AfterValidator(_safe)], LockedFile] = Field(default_factory=dict)
+    licence: str = ""
+    gated: bool = False
+    source: str = ""
+    unresolved: str = ""
+
+    def document(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
 @dataclass
 class LockFile:
-    """The lock file at `path`; `others` are sections that are none of images' business and stay as they are."""
+    """The lock file at `path`; `others` are sections that this version does not know, and they stay as they are."""
 
     path: str
     images: dict[str, ImageEntry] = field(default_factory=dict)
+    fixed: dict[str, FixedEntry] = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -100,6 +173,8 @@ class LockFile:
         document = {**self.others, "format": FORMAT}
         if self.images:
             document["images"] = {name: entry.document() for name, entry in self.images.items()}
+        if self.fixed:
+            document["fixed"] = {name: entry.document() for name, entry in self.fixed.items()}
         return json.dumps(document, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
 
     def write(self) -> bool:
@@ -123,19 +198,25 @@ def lock_path(recipe: str) -> str:
     return os.path.splitext(recipe)[0] + ".lock.json"
 
 
-def _parts(path: str, document: object) -> tuple[dict[str, ImageEntry], dict[str, Any]]:
+def _parts(path: str, document: object) -> tuple[dict[str, ImageEntry], dict[str, FixedEntry], dict[str, Any]]:
     if not isinstance(document, dict):
         raise _unreadable(path, "it is no JSON object")
     _check_format(path, document.get("format"))
-    listed = document.get("images", {})
+    images = _section(path, document, "images", ImageEntry)
+    fixed = _section(path, document, "fixed", FixedEntry)
+    known = {"format", "images", "fixed"}
+    return images, fixed, {name: value for name, value in document.items() if name not in known}
+
+
+def _section(path: str, document: dict[str, Any], name: str, kind: type[_E]) -> dict[str, _E]:
+    listed = document.get(name, {})
     if not isinstance(listed, dict):
-        raise _unreadable(path, '"images" is no JSON object')
+        raise _unreadable(path, f'"{name}" is no JSON object')
     try:
-        images = {name: ImageEntry.model_validate(entry) for name, entry in listed.items()}
+        return {key: kind.model_validate(entry) for key, entry in listed.items()}
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False)[0]
         raise _unreadable(path, f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}") from error
-    return images, {name: value for name, value in document.items() if name not in {"format", "images"}}
 
 
 def _check_format(path: str, found: object) -> None:
