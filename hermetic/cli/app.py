@@ -29,6 +29,7 @@ VERBS = {
     "why-rebuild": ("why_rebuild", "Name the fields that make a stage be built again."),
     "why-depends": ("why_depends", "Show through which inputs one store path came from another."),
     "diff": ("diff", "Show how two store paths differ, file by file and field by field."),
+    "inspect": ("inspect", "Show what an engine or a checkpoint says of itself, without a GPU."),
     "verify": ("verify", "Hash everything in the store again and name every difference."),
     "import": ("import_", "Adopt an engine folder that something else made, as an impure store path."),
     "link": ("link", "Let ~/.cache/trtllm-engines/NAME show a store path, and keep a history of it."),
