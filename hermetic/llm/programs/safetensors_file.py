@@ -1,5 +1,7 @@
 """safetensors files, read without trusting their headers and without loading them.
 
+Headers need the standard library only; values need NumPy.
+
 The format: eight bytes with the length of the header (little-endian), a JSON object that gives each tensor's dtype,
 shape and byte range, then the data. https://github.com/huggingface/safetensors
 """
@@ -8,18 +10,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 from stage_file import Refused, read_json, unique_keys
 
-Array = np.ndarray[Any, np.dtype[Any]]
+try:
+    import numpy as np
 
-#: Bytes of one element of each dtype that a checkpoint may use, and the NumPy type its bits are read as.
-DTYPES: dict[str, tuple[int, type]] = {"BF16": (2, np.uint16), "F16": (2, np.float16), "F32": (4, np.float32)}
+    Array = np.ndarray[Any, np.dtype[Any]]
+except ImportError:  # where only headers are looked at, as in an image of somebody else's
+    pass
+
+#: Bytes of one element of each dtype that a checkpoint may use.
+DTYPES: dict[str, int] = {"BF16": 2, "F16": 2, "F32": 4}
+#: The same of a checkpoint that may be quantised.
+QUANTISED = DTYPES | {"F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "I32": 4, "I64": 8}
+#: What the bits of each are read as.
+_READ_AS = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "I8": "<i1", "U8": "<u1", "F8_E4M3": "<u1", "F8_E5M2": "<u1"}
 _HEADER_LIMIT = 100_000_000
 _CHUNK = 16 << 20
 
@@ -36,7 +46,7 @@ class Tensor:
 
     def bits(self) -> Array:
         """A read-only view of the file; bfloat16 comes as uint16."""
-        return np.memmap(self.file, dtype=DTYPES[self.dtype][1], mode="r", offset=self.begin, shape=self.shape)
+        return np.memmap(self.file, dtype=_READ_AS[self.dtype], mode="r", offset=self.begin, shape=self.shape)
 
     def float32(self) -> Array:
         return as_float32(self.bits(), self.dtype)
@@ -53,23 +63,23 @@ def as_float32(bits: Array, dtype: str) -> Array:
     return np.asarray(bits, dtype=np.float32)
 
 
-def read_checkpoint(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a Hugging Face checkpoint folder, sharded or not, by name.
+def read_checkpoint(folder: Path, dtypes: Mapping[str, int] = DTYPES) -> dict[str, Tensor]:
+    """Every tensor of a Hugging Face checkpoint folder, sharded or not, by name; `dtypes` are those allowed.
 
     Raises `Refused` on a missing shard, an index that disagrees with the shards, or a header that lies.
     """
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     if single.is_file():
-        return read_header(single)
+        return read_header(single, dtypes)
     if not index.is_file():
         others = sorted(path.name for path in folder.glob("*.bin")) or sorted(p.name for p in folder.glob("*.gguf"))
         found = f"; found {', '.join(others[:3])}, which is another format" if others else ""
         raise Refused(f"no model.safetensors and no model.safetensors.index.json in the checkpoint{found}")
-    return _read_shards(folder, read_json(index))
+    return _read_shards(folder, read_json(index), dtypes)
 
 
-def _read_shards(folder: Path, index: Any) -> dict[str, Tensor]:
+def _read_shards(folder: Path, index: Any, dtypes: Mapping[str, int]) -> dict[str, Tensor]:
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise Refused("model.safetensors.index.json has no weight_map of tensor names to file names")
@@ -77,7 +87,7 @@ def _read_shards(folder: Path, index: Any) -> dict[str, Tensor]:
     for shard in sorted(set(places.values())):
         if Path(shard).name != shard or not (folder / shard).is_file():
             raise Refused(f"the shard {shard} is named in model.safetensors.index.json and is missing")
-        for name, tensor in read_header(folder / shard).items():
+        for name, tensor in read_header(folder / shard, dtypes).items():
             if places.get(name) != shard:
                 raise Refused(f"{shard} holds {name}, but the index places it in {places.get(name, 'no file')}")
             tensors[name] = tensor
@@ -87,7 +97,7 @@ def _read_shards(folder: Path, index: Any) -> dict[str, Tensor]:
     return tensors
 
 
-def read_header(path: Path) -> dict[str, Tensor]:
+def read_header(path: Path, dtypes: Mapping[str, int] = DTYPES) -> dict[str, Tensor]:
     """The tensors of one file, after checking that the header accounts for every byte exactly once."""
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -101,21 +111,22 @@ def read_header(path: Path) -> dict[str, Tensor]:
     if not isinstance(header, dict):
         raise Refused(f"the header of {path.name} is not a JSON object")
     header.pop("__metadata__", None)
-    tensors = {name: _tensor(path, name, entry, 8 + length) for name, entry in header.items()}
+    tensors = {name: _tensor(path, name, entry, 8 + length, dtypes) for name, entry in header.items()}
     _check_ranges(path.name, tensors, 8 + length, size)
     return tensors
 
 
-def _tensor(path: Path, name: str, entry: Any, start: int) -> Tensor:
+def _tensor(path: Path, name: str, entry: Any, start: int, dtypes: Mapping[str, int]) -> Tensor:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
         raise Refused(f"{path.name}: the entry of {name} has no dtype, shape and data_offsets") from None
-    if dtype not in DTYPES:
-        raise Refused(f"{path.name}: {name} is stored as {dtype}; BF16, F16 and F32 are supported")
+    if dtype not in dtypes:
+        *most, last = dtypes
+        raise Refused(f"{path.name}: {name} is stored as {dtype}; {', '.join(most)} and {last} are supported")
     if any(type(number) is not int or number < 0 for number in (*shape, begin, end)):
         raise Refused(f"{path.name}: the shape or the range of {name} holds something other than natural numbers")
-    expected = math.prod(shape) * DTYPES[dtype][0]
+    expected = math.prod(shape) * dtypes[dtype]
     if end - begin != expected:
         raise Refused(f"{path.name}: {name} has {end - begin} bytes, but {dtype} {list(shape)} needs {expected}")
     return Tensor(path, dtype, shape, start + begin, start + end)
