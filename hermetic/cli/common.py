@@ -24,10 +24,10 @@ class Opened:
     memo: Memo
 
     def remember(self) -> None:
-        """Let the next run of the same command find its answer without evaluating anything."""
-        from hermetic.cli import fast
+        """Let the next command about the same find its answer without evaluating anything."""
+        from hermetic.cli import remembered
 
-        fast.remember(self.reference, self.overrides, self.evaluated, self.memo)
+        remembered.remember(self.reference, self.overrides, self.evaluated, self.memo)
 
 
 def open_store(given: str | None, *, create: bool = False) -> Store:

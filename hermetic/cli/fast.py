@@ -1,148 +1,140 @@
-"""The answer to a command whose result is in place, without evaluating the recipe.
+"""The answer to a command whose recipe has not changed since it was last evaluated, without evaluating it.
 
-A realisation leaves behind what it looked at: the recipe, its modules, its sources, the interpreter, hermetic's own
-code, each with the signature that the file system gave. While all of them still hold, the same command has the same
-keys. This module imports neither pydantic nor click, nor json, which alone would cost 6 ms; anything it is not sure of
-it leaves to the ordinary path.
+Three questions are answered here: where a result is, that everything asked for is in place, and what a plan would do
+in a store that has no history to judge it by. This module imports neither pydantic nor click; anything that it is not
+sure of it leaves to the ordinary path, before it has written a byte.
 """
 
 from __future__ import annotations
 
-import marshal
 import os
 import sys
 
 TYPE_CHECKING = False  # `typing` itself takes 7 ms to import
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any
 
-    from hermetic.realise.evaluated import Evaluated
-    from hermetic.recipe import Memo
+    from hermetic.cli.remembered import Remembered
 
-__all__ = ["answer", "remember"]
+__all__ = ["answer"]
 
-_FORMAT = 1
+_VERBS = {"realise": "realise", "build": "realise", "plan": "plan", "path": "path"}
+_VALUES = {"--store": "store", "-o": "out_link", "--out-link": "out_link"}
+_FLAGS = {"--no-link": "no_link", "-n": "dry_run", "--dry-run": "dry_run"}
 
 
 def answer(arguments: list[str]) -> int | None:
-    """Print the store path and return 0 if everything asked for is in place; None if it has to be worked out."""
+    """Print the answer and return 0; None if it has to be worked out."""
     request = _parse(arguments)
     if request is None:
         return None
-    from hermetic.cli import settings
+    from hermetic.cli import remembered, settings
     from hermetic.store import peek
 
     try:
         root = settings.store_root(request["store"])
-        recorded = _recorded(_asked(request["reference"], request["sets"]))
-    except (OSError, ValueError, EOFError, TypeError, KeyError):
+        found = remembered.find(request["reference"], request["sets"])
+        if found is None or not peek.usable(root):
+            return None
+        text, note = _ANSWERS[request["verb"]](request, root, found) or ("", "")
+    except remembered.DAMAGE:
         return None
-    if recorded is None or not all(peek.realised(root, key, name) for key, name in recorded["wanted"]):
+    if not text:
         return None
-    path = peek.path(root, *recorded["wanted"][0])
-    if not (request["no_link"] or peek.rooted(root, os.path.abspath(request["out_link"]), path)):
-        return None
-    sys.stdout.write(path + "\n")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # the interpreter flushes stdout at exit
+    sys.stderr.write(note)
     return 0
 
 
 def _parse(arguments: list[str]) -> dict[str, Any] | None:
-    """The plain form of realise; anything else is for the real parser."""
-    if not arguments or arguments[0] not in ("realise", "build"):
+    """The plain form of a verb; anything else is for the real parser."""
+    if not arguments or arguments[0] not in _VERBS:
         return None
-    request: dict[str, Any] = {"store": None, "sets": {}, "out_link": "result", "no_link": False, "reference": None}
-    names = {"--store": "store", "-o": "out_link", "--out-link": "out_link"}
+    verb = _VERBS[arguments[0]]
+    request: dict[str, Any] = {"verb": verb, "store": None, "sets": {}, "out_link": "result", "reference": None}
     rest = iter(arguments[1:])
     for item in rest:
-        if item in names or item == "--set":
+        if item in {"--set", "--store"} or (item in _VALUES and verb == "realise"):
             value = next(rest, None)
-            if value is None:
+            if value is None or not _take(request, item, value):
                 return None
-            if item == "--set":
-                name, mark, given = value.partition("=")
-                if not mark:
-                    return None
-                request["sets"][name] = given
-            else:
-                request[names[item]] = value
-        elif item == "--no-link":
-            request["no_link"] = True
+        elif item in _FLAGS and verb == "realise":
+            request[_FLAGS[item]] = True
         elif item.startswith("-") or request["reference"] is not None:
             return None
         else:
             request["reference"] = item
+    if "dry_run" in request:
+        request["verb"] = "plan"
     return request if request["reference"] else None
 
 
-def _asked(reference: str, overrides: Mapping[str, str]) -> str:
-    """Everything outside of files that the answer depends on."""
-    from hermetic import __version__
-
-    version = [_FORMAT, __version__, sys.version, sys.executable]
-    return repr([*version, _boot(), os.getcwd(), reference, sorted(overrides.items())])
-
-
-def _boot() -> str:
-    """Keys may depend on the processor, and a home may be shared by machines that differ in it."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
-        return stream.read()
+def _take(request: dict[str, Any], option: str, value: str) -> bool:
+    if option != "--set":
+        request[_VALUES[option]] = value
+        return True
+    name, mark, given = value.partition("=")
+    request["sets"][name] = given
+    return bool(mark and name)
 
 
-def _file(asked: str) -> str:
-    from zlib import crc32  # a checksum is enough: the whole request stands in the file
+def _realise(request: dict[str, Any], root: str, found: Remembered) -> tuple[str, str] | None:
+    """Where the result is, if it is in place, its checks have passed and its link stands."""
+    from hermetic.store import peek
 
-    from hermetic.cli import settings
-
-    return os.path.join(settings.cache_folder(), "evaluations", f"{crc32(asked.encode()):08x}")
-
-
-def _recorded(asked: str) -> dict[str, Any] | None:
-    """What was recorded, if everything it was derived from is as it was."""
-    with open(_file(asked), "rb") as stream:
-        recorded: dict[str, Any] = marshal.loads(stream.read())  # noqa: S302  # the user's own cache, ours to write
-    if recorded["asked"] != asked:
+    if not all(peek.realised(root, key, name) for key, name in found.wanted):
         return None
-    for path, follow, mark in recorded["observed"]:
-        try:
-            now = os.stat(path) if follow else os.lstat(path)
-        except OSError:
-            if mark is not None:
-                return None
-            continue
-        if mark != [now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_mode]:
-            return None
-    return recorded
+    path = peek.path(root, *found.wanted[0])
+    if not ("no_link" in request or peek.rooted(root, os.path.abspath(request["out_link"]), path)):
+        return None
+    return path + "\n", ""
 
 
-def remember(reference: str, overrides: Mapping[str, str], evaluated: Evaluated, memo: Memo) -> None:
-    """Record the keys and everything they were derived from; nothing if a file is too young to be believed."""
-    import time
+def _path(_: dict[str, Any], root: str, found: Remembered) -> tuple[str, str]:
+    from hermetic.store import peek
 
-    from hermetic.recipe.memo import is_settled
-
-    for path in _own_files():
-        memo.observe(path)
-    now = time.time_ns()
-    if any(mark is not None and not is_settled(mark, now) for mark in memo.observed.values()):
-        return
-    asked = _asked(reference, overrides)
-    file = _file(asked)
-    document = {
-        "asked": asked,
-        "wanted": [[derivation.key.hex, derivation.name] for derivation in evaluated.wanted],
-        "observed": [[path, follow, mark and list(mark)] for (path, follow), mark in memo.observed.items()],
-    }
-    try:
-        os.makedirs(os.path.dirname(file), exist_ok=True)
-        with open(f"{file}.{os.getpid()}", "wb") as stream:
-            stream.write(marshal.dumps(document))
-        os.replace(f"{file}.{os.getpid()}", file)
-    except OSError:
-        return  # a cache that cannot be written costs time, never correctness
+    return peek.path(root, *found.wanted[0]) + "\n", ""
 
 
-def _own_files() -> list[str]:
-    """Hermetic's own modules: a newer hermetic may derive other keys from the same recipe."""
-    found = (getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("hermetic"))
-    return [file for file in found if file]
+def _plan(_: dict[str, Any], root: str, found: Remembered) -> tuple[str, str] | None:
+    from hermetic.cli import plan_text
+    from hermetic.store import peek
+
+    if not peek.is_sure(root):
+        return None
+    graph = found.graph()
+    in_place = _looked_up(graph.keys, graph.outputs, graph.needs, [key for key, _ in found.wanted], root)
+    building = len(in_place) - sum(in_place.values())
+    if building and peek.has_history(root):
+        return None  # from which reasons and times are told
+    lines = []
+    for number in sorted(in_place):
+        output = graph.outputs[number]
+        action, reason = ("in-place", "") if in_place[number] else ("build", plan_text.NEW)
+        lines.append(plan_text.line(action, output[peek.KEY + 1 :], f"{root}/store/{output}", reason) + "\n")
+    return "".join(lines), plan_text.summary(building, len(in_place)) + "\n"
+
+
+def _looked_up(
+    keys: list[str], outputs: list[str], needs: list[list[int]], wanted: list[str], root: str
+) -> dict[int, bool]:
+    """Whether each derivation is in place, looking from the wanted ones towards their inputs as far as need be."""
+    from hermetic.store import peek
+
+    lookup = peek.Lookup(root)
+    actions: dict[int, bool] = {}
+    pending = [keys.index(key) for key in wanted]
+    while pending:
+        number = pending.pop()
+        if number not in actions:
+            actions[number] = lookup(keys[number], outputs[number])
+            if not actions[number]:
+                pending += needs[number]
+    return actions
+
+
+_ANSWERS = {"realise": _realise, "plan": _plan, "path": _path}

@@ -28,3 +28,4 @@ def command(reference: str, sets: tuple[str, ...], store: str | None, as_json: b
         console.json_line({"path": path, "key": derivation.key.hex, "realised": found is not None})
     else:
         console.data(path)
+    session.remember()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import click
 
-from hermetic.cli import console, options
+from hermetic.cli import console, options, plan_text
 from hermetic.cli.common import Opened, opened
 from hermetic.digest import Key
-from hermetic.realise.display import human_bytes, human_time
 from hermetic.realise.forecast import Expected, forecast
 from hermetic.realise.plan import Plan, Step, make_plan
 
@@ -51,6 +50,7 @@ def show(session: Opened, *, as_json: bool) -> None:
             console.data(_line(step, session, expected))
     if not as_json:
         console.note(_summary(plan, expected))
+    session.remember()
 
 
 def _document(step: Step, session: Opened, expected: dict[Key, Expected]) -> dict[str, object]:
@@ -69,19 +69,15 @@ def _document(step: Step, session: Opened, expected: dict[Key, Expected]) -> dic
 
 def _line(step: Step, session: Opened, expected: dict[Key, Expected]) -> str:
     derivation = step.derivation
+    path = str(session.store.path(derivation.key, derivation.name))
     guess = expected.get(derivation.key)
-    path = session.store.path(derivation.key, derivation.name)
     if guess is None:
-        return f"{step.action:9} {derivation.name:16} {path}"
-    last = f"  (last time {human_time(guess.seconds)})" if guess.seconds is not None else ""
-    return f"{step.action:9} {derivation.name:16} {path}\n{'':26} {guess.reason}{last}"
+        return plan_text.line(step.action, derivation.name, path)
+    return plan_text.line(step.action, derivation.name, path, guess.reason, guess.seconds)
 
 
 def _summary(plan: Plan, expected: dict[Key, Expected]) -> str:
     seconds = sum(guess.seconds or 0 for guess in expected.values())
     size = sum(guess.size or 0 for guess in expected.values())
     unknown = sum(guess.seconds is None for guess in expected.values())
-    text = f"{len(plan.to_build)} of {len(plan.steps)} stages to build"
-    if seconds or size:
-        text += f"; about {human_time(seconds)} and {human_bytes(size)} of results, judging by the last builds"
-    return text + (f"; {unknown} never built here" if unknown and seconds else "")
+    return plan_text.summary(len(plan.to_build), len(plan.steps), seconds, size, unknown)

@@ -1,4 +1,4 @@
-"""Is this key in place? The one question of a command that finds everything done, answered with `os` alone.
+"""Is this key in place? What a command asks that finds everything done or only plans, answered with `os` alone.
 
 The full store answers it too (`Store.realisation`), but importing it costs more than the whole of such a command may
 take. A wrong "no" only makes the command slower; there is no wrong "yes".
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["path", "realised", "rooted"]
+__all__ = ["KEY", "Lookup", "has_history", "is_sure", "path", "realised", "rooted", "usable"]
 
+KEY = 32  # characters of the key in a store path's name
+
+_FORMAT = b"hermetic store 1\n"  # as hermetic.store.layout has it, which imports more
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 
 
@@ -18,10 +21,53 @@ def realised(root: str, key_hex: str, name: str) -> bool:
     try:
         os.stat(f"{root}/realisations/{key_hex[:2]}/{key_hex}")
         os.stat(path(root, key_hex, name))
+    except OSError:
+        return False
+    return is_sure(root)
+
+
+class Lookup:
+    """The same question about many keys of one store that `is_sure`: each folder of records is listed once."""
+
+    __slots__ = ("_names", "_root")
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._names: dict[str, set[str]] = {}
+
+    def __call__(self, key_hex: str, output: str) -> bool:
+        """`output` is the name that the key's output has in ``store/``."""
+        prefix = key_hex[:2]
+        if prefix not in self._names:
+            self._names[prefix] = set(_names(f"{self._root}/realisations/{prefix}"))
+        return key_hex in self._names[prefix] and os.path.isdir(f"{self._root}/store/{output}")
+
+
+def usable(root: str) -> bool:
+    """Whether there is a store at `root` that this version reads."""
+    with open(f"{root}/format", "rb") as file:
+        return file.read(len(_FORMAT) + 1) == _FORMAT
+
+
+def is_sure(root: str) -> bool:
+    """Whether no other boot left anything behind that has not been looked at yet."""
+    try:
         boots = os.listdir(f"{root}/pending")
     except OSError:
         return False
     return not boots or _only_this_boot(boots)
+
+
+def has_history(root: str) -> bool:
+    """Whether anything was ever built or realised here."""
+    return any(os.listdir(f"{root}/{name}") for name in ("derivations", "builds"))
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 def path(root: str, key_hex: str, name: str) -> str:
