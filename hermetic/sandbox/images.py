@@ -9,8 +9,6 @@ whether root or an ordinary user started it.
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import json
 import os
 import re
 import shutil
@@ -20,8 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from hermetic import canonical
-from hermetic.digest import Key, derive
 from hermetic.errors import Domain, HermeticError
 from hermetic.fetch import oci
 from hermetic.fetch.oci_layout import IMAGE
@@ -30,6 +26,7 @@ from hermetic.recipe.image_reference import parse_reference
 from hermetic.recipe.lockfile import PLATFORM
 from hermetic.sandbox import abi, runner, workspace
 from hermetic.sandbox.plan import LaunchPlan, Mount
+from hermetic.store import images as stored
 
 if TYPE_CHECKING:
     from hermetic.canonical import Value
@@ -37,9 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Root", "command", "find", "folder_of", "materialise", "pinned", "planned", "value", "variables"]
 
-_CONTEXT: Final = "hermetic environment v1"
-_LAYOUT: Final = 1  # of what lies below images/; another number is unpacked anew, and changes no stage's key
-_COMPLETE: Final = "complete"
 _EPOCH: Final = 315532800
 _DEFAULT_PYTHON: Final = "python3"
 #: What is mounted over; folders first. Where the image has none of them they are made, empty.
@@ -83,18 +77,13 @@ def pinned(image: Image) -> str:
 
 def folder_of(store: str, image: Image) -> str:
     """Where `image` lies in the store at `store`, once it does."""
-    return f"{store}/images/{image.digest.removeprefix('sha256:')}"
+    return stored.folder_of(store, image.digest)
 
 
 def find(store: str, image: Image) -> Root | None:
     """The unpacked image, if it is there and whole."""
-    folder = folder_of(store, image)
-    try:
-        with open(f"{folder}/{_COMPLETE}", encoding="utf-8") as stream:
-            recorded = json.load(stream)
-    except FileNotFoundError:
-        return None
-    return Root(f"{folder}/rootfs", recorded["variables"]) if recorded["layout"] == _LAYOUT else None
+    found = stored.read(store, image.digest)
+    return None if found is None else Root(found.root, found.variables)
 
 
 def planned(store: str, image: Image) -> Root:
@@ -107,7 +96,7 @@ async def materialise(image: Image, run: Run, progress: Progress | None, runtime
 
     Raises `HermeticError`: hash/image-mismatch, environment/registry-…, environment/image-…, environment/no-umoci.
     """
-    key = derive(Key, _CONTEXT, canonical.encode({"environment": "image", "layout": _LAYOUT, "manifest": image.digest}))
+    key = stored.key_of(image.digest)
     run.lease([key])
     store = str(run.store.root)
     found = find(store, image)
@@ -129,7 +118,7 @@ def _tell_nobody(_what: str, _done: int, _total: int | None) -> None:
 async def _make(image: Image, run: Run, tell: Progress, runtime: str) -> Root:
     """Its layers are kept in ``….partial`` until it is unpacked, so that whatever interrupts this, the next goes on."""
     target = folder_of(str(run.store.root), image)
-    work = f"{target}.partial"
+    work = f"{target}{stored.PARTIAL}"
     tool = _umoci()
     await asyncio.to_thread(_prepare_work, work, target)
     what = f"image {image.reference}"
@@ -231,15 +220,7 @@ def _finish(image: Image, pulled: oci.Pulled, work: str, target: str) -> None:
         stream.write(pulled.content)
     os.chown(f"{work}/out", os.geteuid(), os.getegid())
     os.rename(f"{work}/out", target)
-    _sync(target)
-    listed: dict[str, Value] = dict(variables(pulled.config.variables))
-    record: dict[str, Value] = {"digest": pulled.digest, "layout": _LAYOUT, "variables": listed}
-    content = canonical.encode(record)
-    with open(f"{target}/.{_COMPLETE}", "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.rename(f"{target}/.{_COMPLETE}", f"{target}/{_COMPLETE}")
+    stored.seal(target, pulled.digest, image.reference, variables(pulled.config.variables))
     remove_tree(work)
 
 
@@ -310,13 +291,3 @@ def _make_place(place: str, *, folder: bool) -> None:
         os.chown(place, before.st_uid, before.st_gid)
     os.utime(place, (_EPOCH, _EPOCH))
     os.utime(parent, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def _sync(path: str) -> None:
-    """Everything of the file system on the disk before the marker says so. Once an image, not once a build."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
-    finally:
-        os.close(descriptor)

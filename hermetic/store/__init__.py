@@ -7,6 +7,7 @@ TYPE_CHECKING = False  # what typing.TYPE_CHECKING is, without importing typing
 if TYPE_CHECKING:
     from hermetic.store.attempts import Attempt
     from hermetic.store.collecting import Collection, Fate, Wishes
+    from hermetic.store.images import Unpacked
     from hermetic.store.importing import import_tree
     from hermetic.store.locks import KeyLock
     from hermetic.store.manifest import Entry, Manifest
@@ -39,6 +40,7 @@ __all__ = [
     "Root",
     "Run",
     "Store",
+    "Unpacked",
     "Usage",
     "Wishes",
     "Workspace",
@@ -63,6 +65,7 @@ _HOMES = {
     "Root": "roots",
     "Run": "run",
     "Store": "store",
+    "Unpacked": "images",
     "Usage": "usage",
     "Wishes": "collecting",
     "Workspace": "run",

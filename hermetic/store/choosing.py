@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from hermetic.digest import Key
-from hermetic.store import mark, price, records
+from hermetic.store import images, mark, price, records
 from hermetic.store.layout import Layout
 from hermetic.store.leftovers import foreign
 from hermetic.store.realisation import Realisation
@@ -17,13 +17,22 @@ __all__ = ["Choice", "Listing", "choose"]
 
 
 class Listing:
-    """All that is recorded, with what is dear to compute computed once: paths, and names in ``store/``."""
+    """All that is recorded, with what is dear to compute computed once: paths, and names in ``store/``.
+
+    Unpacked images are listed as if each were the output of its key.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self.records, self.damaged = records.read_all(layout)
+        outputs = len(self.records)
         self.paths = {record.key.hex: layout.output(record.key, record.name) for record in self.records}
         prefix = len(layout.folder("store")) + 1
         self.by_name = {self.paths[record.key.hex][prefix : prefix + 32]: record for record in self.records}
+        self.images = {image.key.hex: image for image in images.every(layout.root)}
+        self.records += [image.as_record() for image in self.images.values()]
+        for record in self.records[outputs:]:
+            self.paths[record.key.hex] = self.images[record.key.hex].folder
+            self.by_name[record.key.base32] = record
         self.by_key = {record.key.hex: record for record in self.records}
 
 
@@ -47,7 +56,7 @@ def choose(
     """
     reasons = _reasons(layout, listing, before)
     dead = [record for record in listing.records if record.key.hex not in reasons]
-    account = _Account(layout, listing.records)
+    account = _Account(layout, listing)
     needed = _needed(layout, account.total, max_size, min_free, spare)
     if needed is not None:
         seconds = price.seconds_to_regain(layout, dead)
@@ -71,19 +80,34 @@ def _reasons(layout: Layout, listing: Listing, before: float | None) -> dict[str
         if record.key.hex not in reasons and (why := _spared(layout, listing, record, before)):
             reasons[record.key.hex] = why
     needed = mark.closure(reasons, listing.by_key)
-    return reasons | {key: f"needed by {listing.by_key[why].name}" for key, why in needed.items()}
+    reasons |= {key: f"needed by {listing.by_key[why].name}" for key, why in needed.items()}
+    return reasons | _images_needed(layout, listing, reasons)
+
+
+def _images_needed(layout: Layout, listing: Listing, alive: dict[str, str]) -> dict[str, str]:
+    """Whoever builds what is alive once more, or looks into it with ``hermetic shell``, needs its image."""
+    wanted = {image.digest.encode(): key for key, image in listing.images.items() if key not in alive}
+    found: dict[str, str] = {}
+    for key in alive if wanted else ():
+        if key not in listing.images:
+            preimage = records.preimage_bytes(layout, Key(key))
+            found |= {
+                wanted[each]: f"what {listing.by_key[key].name} was made in" for each in wanted if each in preimage
+            }
+    return found
 
 
 def _spared(layout: Layout, listing: Listing, record: Realisation, before: float | None) -> str:
-    if before is not None and (made := _made(layout, record.key)) >= before:
+    if before is not None and (made := _made(layout, listing, record.key)) >= before:
         return f"realised {time.strftime('%Y-%m-%d', time.localtime(made))}, which is not long ago"
     if os.geteuid() != 0 and (owner := foreign(listing.paths[record.key.hex])) is not None:
         return f"belongs to user {owner}, so only root can remove it"
     return ""
 
 
-def _made(layout: Layout, key: Key) -> float:
-    return os.stat(layout.record(key)).st_mtime
+def _made(layout: Layout, listing: Listing, key: Key) -> float:
+    image = listing.images.get(key.hex)
+    return os.stat(layout.record(key) if image is None else image.marker).st_mtime
 
 
 def _needed(layout: Layout, total: int, max_size: int | None, min_free: int | None, spare: int) -> int | None:
@@ -100,11 +124,14 @@ def _needed(layout: Layout, total: int, max_size: int | None, min_free: int | No
 class _Account:
     """How often each blob is used, and so what goes with an output."""
 
-    def __init__(self, layout: Layout, everything: list[Realisation]) -> None:
-        self.contents = Contents(layout)
+    def __init__(self, layout: Layout, listing: Listing) -> None:
+        alone = {
+            record.tree: {record.key.hex: record.size} for record in map(listing.by_key.get, listing.images) if record
+        }
+        self.contents = Contents(layout, alone)
         self._users: dict[str, int] = {}
         self.total = 0
-        for record in everything:
+        for record in listing.records:
             for blob, size in self.contents.of(record.tree).items():
                 before = self._users.get(blob, 0)
                 self._users[blob] = before + 1

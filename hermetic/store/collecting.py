@@ -21,6 +21,7 @@ from hermetic.errors import Domain, HermeticError
 from hermetic.store import attempts, records, trash
 from hermetic.store.choosing import Choice, Listing, choose
 from hermetic.store.faults import storing
+from hermetic.store.images import drop_marker
 from hermetic.store.layout import Layout
 from hermetic.store.leftovers import Leftover, leftovers
 from hermetic.store.locks import collector_alone
@@ -105,7 +106,7 @@ def collect(store: Store, wishes: Wishes) -> Collection:
             reach("gc.after-mark")
             if not wishes.dry_run:
                 outputs = [listing.paths[record.key.hex] for record in choice.victims]
-                _take_away(layout, choice, [*outputs, *(str(leftover.path) for leftover in found)])
+                _take_away(layout, listing, choice, [*outputs, *(str(leftover.path) for leftover in found)])
         reach("gc.after-release")
         if not wishes.dry_run:
             trash.empty(layout)
@@ -131,9 +132,9 @@ def _before(wishes: Wishes) -> float | None:
     return None if wishes.older_than is None else time.time() - wishes.older_than
 
 
-def _take_away(layout: Layout, choice: Choice, outputs: list[str]) -> None:
+def _take_away(layout: Layout, listing: Listing, choice: Choice, outputs: list[str]) -> None:
     """Unlink the records, make sure of it, and move what they vouched for out of sight."""
-    trash.each(lambda record: _forget(layout, record), choice.victims)
+    trash.each(lambda record: _forget(layout, listing, record), choice.victims)
     if choice.victims:
         # Or after a power loss a record could be back whose output is not.
         sync_file_system(layout.root)
@@ -146,7 +147,12 @@ def _take_away(layout: Layout, choice: Choice, outputs: list[str]) -> None:
     trash.each(lambda name: _forget_manifest(f"{layout.root}/trees/{name[:2]}/{name}"), unneeded)
 
 
-def _forget(layout: Layout, record: Realisation) -> None:
+def _forget(layout: Layout, listing: Listing, record: Realisation) -> None:
+    image = listing.images.get(record.key.hex)
+    if image is not None:
+        drop_marker(image)
+        reach("gc.after-image")
+        return
     if record.resolved is not None:
         _forget_resolved(layout.resolved(record.resolved), record.key.hex)
         reach("gc.after-resolved")
@@ -208,7 +214,9 @@ def _report(
     def fate(record: Realisation, *, removed: bool) -> Fate:
         key = record.key.hex
         freed = choice.freed[key] if removed else 0
-        return Fate(Path(listing.paths[key]), record.key, removed, freed, choice.reasons[key])
+        return Fate(
+            Path(listing.paths[key]), None if key in listing.images else record.key, removed, freed, choice.reasons[key]
+        )
 
     doubt = "it cannot be read: `hermetic verify --repair` drops it"
     fates = (

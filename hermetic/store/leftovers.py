@@ -1,4 +1,4 @@
-"""What killed processes left in ``store/`` and ``trash/``: no reader is shown it, the next collector removes it."""
+"""What killed processes left in ``store/``, ``images/`` and ``trash/``: the next collector removes it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from hermetic.store import images, mark
 from hermetic.store.layout import Layout
 
 __all__ = ["Leftover", "foreign", "leftovers"]
@@ -30,8 +31,11 @@ def leftovers(layout: Layout, recorded: Collection[str]) -> list[Leftover]:
     """
     orphans = [name for name in sorted(os.listdir(layout.folder("store"))) if name[:32] not in recorded]
     thrown = sorted(os.listdir(layout.folder("trash")))
+    leased = {key.hex for key, _ in mark.leased(layout)}
+    begun = [name for name, digest in images.broken(layout.root) if images.key_of(digest).hex not in leased]
     found = [
         *(_leftover(f"{layout.root}/store/{name}", "its build was killed before it was recorded") for name in orphans),
+        *(_leftover(f"{layout.root}/images/{name}", "an image that was never whole") for name in begun),
         *(_leftover(f"{layout.root}/trash/{name}", "left by a collector that was stopped") for name in thrown),
     ]
     return [leftover for leftover in found if os.geteuid() == 0 or foreign(str(leftover.path)) is None]

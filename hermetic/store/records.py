@@ -10,7 +10,7 @@ from hermetic.store import realisation
 from hermetic.store.layout import Layout
 from hermetic.store.realisation import Realisation
 
-__all__ = ["keys", "names_below", "newest_first", "read_all", "read_record"]
+__all__ = ["keys", "names_below", "newest_first", "preimage_bytes", "read_all", "read_record"]
 
 
 def read_record(layout: Layout, key: Key) -> Realisation | None:
@@ -33,6 +33,15 @@ def read_all(layout: Layout) -> tuple[list[Realisation], list[Key]]:
         elif os.path.lexists(layout.record(key)):
             bad.append(key)
     return good, bad
+
+
+def preimage_bytes(layout: Layout, key: Key) -> bytes:
+    """The derivation of `key` as it was written; empty when it is missing."""
+    try:
+        with open(layout.preimage(key), "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
 
 
 def keys(layout: Layout) -> Iterator[Key]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hermetic.digest import Key
 from hermetic.errors import HermeticError
-from hermetic.store import mark, records, trash
+from hermetic.store import images, mark, records, trash
 from hermetic.store.checking import Hashes
 from hermetic.store.collecting import check_owner
 from hermetic.store.faults import storing
@@ -28,7 +28,7 @@ __all__ = ["Drop", "repair"]
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """What was done about one damaged path, or blob (`key` is None then).
+    """What was done about one damaged path, or image or blob (`key` is None then).
 
     `held` says what still wants it, which must be realised again; `why_not` why it was left as it is, empty if it was
     dropped.
@@ -44,7 +44,7 @@ class Drop:
 def repair(
     store: Store, keys: Iterable[Key] | None = None, progress: Callable[[int, int], None] | None = None
 ) -> list[Drop]:
-    """Verify, and drop every damaged realisation and blob. Nothing whole is touched; empty when all is.
+    """Verify, and drop every damaged realisation, image and blob. Nothing whole is touched; empty when all is.
 
     A path that a living run has leased, or whose key somebody holds, stays until they are done. Safe to be killed at
     any moment: a record goes before its output, and what is left is the next collection's.
@@ -54,13 +54,17 @@ def repair(
     check_owner(str(store.root))
     by_key: dict[Key, list[Problem]] = {}
     blobs: list[Problem] = []
+    damaged: dict[str, None] = {}
     for problem in store.verify(keys, progress=progress):
-        if problem.key is None:
-            blobs.append(problem)
-        else:
+        if problem.key is not None:
             by_key.setdefault(problem.key, []).append(problem)
+        elif (digest := _image_of(store, problem.path)) is not None:
+            damaged[digest] = None
+        else:
+            blobs.append(problem)
     with storing(str(store.root)):
         dropped = [_drop(store, key) for key in by_key]
+        dropped += [_drop_image(store, digest) for digest in damaged]
         dropped += [_drop_blob(problem) for problem in blobs]
         trash.empty(store.layout)
     return [drop for drop in dropped if drop is not None]
@@ -121,6 +125,39 @@ def _drop_files(store: Store, problems: tuple[Problem, ...]) -> None:
         if (status := _status(path)) is not None and status.st_ino in inodes:
             trash.unlink(str(path))
     reach("repair.after-blobs")
+
+
+def _image_of(store: Store, path: Path) -> str | None:
+    """The digest of the image that `path` lies in, if it lies in one."""
+    folder = store.root / "images"
+    return f"sha256:{path.relative_to(folder).parts[0]}" if path.is_relative_to(folder) else None
+
+
+def _drop_image(store: Store, digest: str) -> Drop | None:
+    """The next stage that wants it brings it again."""
+    layout, key = store.layout, images.key_of(digest)
+    path = Path(images.folder_of(layout.root, digest))
+    lock = store.lock(key)
+    if not lock.try_acquire():
+        return Drop(None, path, (), why_not="somebody is unpacking it")
+    try:
+        image = images.read(layout.root, digest)
+        found = (
+            () if image is None else tuple(Problem(None, path / name, what) for name, what in images.problems(image))
+        )
+        if image is None or not found:
+            return None
+        with collector_alone(layout.root):
+            users = dict(mark.leased(layout))
+            if key in users:
+                return Drop(None, path, found, why_not=f"run {users[key]} is using it")
+            images.drop_marker(image)
+            reach("repair.after-image")
+            sync_file_system(layout.root)
+            trash.throw(layout, str(path))
+            return Drop(None, path, found)
+    finally:
+        lock.release()
 
 
 def _drop_blob(problem: Problem) -> Drop | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hermetic.canonical import Value
     from hermetic.store.attempts import Attempt
     from hermetic.store.collecting import Collection, Wishes
+    from hermetic.store.images import Unpacked
     from hermetic.store.manifest import Manifest
     from hermetic.store.repair import Drop
     from hermetic.store.roots import Root
@@ -274,6 +275,12 @@ class Store:
 
         return Ledger(self.layout, self.records())
 
+    def images(self) -> list[Unpacked]:
+        """The container images that are unpacked here."""
+        from hermetic.store import images  # noqa: PLC0415
+
+        return images.every(str(self.root))
+
     def manifest(self, tree: TreeDigest) -> Manifest:
         """Everything in a tree. Raises `HermeticError` (store/unknown-tree, store/corrupt)."""
         return manifests.read(self.layout, tree)
@@ -281,7 +288,7 @@ class Store:
     def verify(
         self, keys: Iterable[Key] | None = None, *, progress: Callable[[int, int], None] | None = None
     ) -> list[Problem]:
-        """Read every realised output again (or those of `keys`), all records and, without `keys`, all blobs.
+        """Read every realised output again (or those of `keys`), all records and, without `keys`, all images and blobs.
 
         Gives what is wrong; raises nothing for it and mends nothing. `progress` is told bytes done and bytes in all.
         """

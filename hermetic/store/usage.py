@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from hermetic.digest import Key, TreeDigest
 from hermetic.store.layout import Layout
@@ -16,11 +17,11 @@ __all__ = ["Contents", "Ledger", "Usage"]
 
 
 class Contents:
-    """The distinct files of trees: bytes by the name of the blob. Reads each manifest once."""
+    """The distinct files of trees: bytes by the name of the blob. Reads each manifest once, and none for `known`."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, known: Mapping[TreeDigest, Mapping[str, int]] = MappingProxyType({})) -> None:
         self._layout = layout
-        self._known: dict[TreeDigest, Mapping[str, int]] = {}
+        self._known = dict(known)
 
     def of(self, tree: TreeDigest) -> Mapping[str, int]:
         """Empty for a manifest that is missing or damaged: what it named cannot be counted (`verify` names it)."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hermetic import canonical
 from hermetic.digest import Key
-from hermetic.store import manifest, realisation
+from hermetic.store import images, manifest, realisation
 from hermetic.store.checking import Hashes, differences
 from hermetic.store.layout import Layout
 from hermetic.store.realisation import Realisation
@@ -24,7 +24,7 @@ __all__ = ["Problem", "blob_problem", "verify"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something in the store that is not as recorded. `key` is None where no key is at fault (a blob)."""
+    """Something in the store that is not as recorded. `key` is None where no key is at fault (a blob, an image)."""
 
     key: Key | None
     path: Path
@@ -34,7 +34,7 @@ class Problem:
 def verify(
     layout: Layout, wanted: Iterable[Key] | None, progress: Callable[[int, int], None] | None = None
 ) -> list[Problem]:
-    """Everything wrong with `wanted`, or with all that is realised and all blobs. Changes nothing."""
+    """Everything wrong with `wanted`, or with all that is realised, all images and all blobs. Changes nothing."""
     keys = list(every_key(layout) if wanted is None else wanted)
     found: list[Problem] = []
     records: list[Realisation] = []
@@ -44,9 +44,14 @@ def verify(
             found.append(Problem(key, Path(layout.record(key)), problem))
         if record is not None:
             records.append(record)
-    hashes = Hashes(progress and _Tally(progress, sum(record.size for record in records)).add)
+    unpacked = images.every(layout.root) if wanted is None else []
+    total = sum(record.size for record in records) + sum(image.size for image in unpacked)
+    advance = _Tally(progress, total).add if progress is not None else None
+    hashes = Hashes(advance)
     for record in records:
         found += _one(layout, record, hashes)
+    for image in unpacked:
+        found += [Problem(None, Path(image.folder, path), what) for path, what in images.problems(image, advance)]
     if wanted is None:
         found += _blobs(layout, hashes)
     return found

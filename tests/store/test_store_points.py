@@ -7,6 +7,7 @@ from pathlib import Path
 
 from test_store_crash import MATRIX, RECOVERY
 from test_store_gc_crash import GC_MATRIX, STALE
+from test_store_images import IMAGE_MATRIX
 from test_store_import import IMPORT_MATRIX
 from test_store_profiles import LINK_MATRIX, PRUNE_MATRIX
 from test_store_repair import REPAIR_MATRIX
@@ -14,7 +15,7 @@ from test_store_roots import ROOT_MATRIX
 
 import hermetic.store
 
-OTHERS = STALE + IMPORT_MATRIX + LINK_MATRIX + PRUNE_MATRIX + REPAIR_MATRIX
+OTHERS = STALE + IMAGE_MATRIX + IMPORT_MATRIX + LINK_MATRIX + PRUNE_MATRIX + REPAIR_MATRIX
 
 
 def test_the_matrices_have_every_sync_point() -> None:
