@@ -44,7 +44,7 @@ class Option:
 
     @property
     def type(self) -> str:
-        """``str``, ``int``, ``bool`` (a value that says true or false), ``flag`` (no value) or ``list``."""
+        """``str``, ``int``, ``bool`` (the words True and False), ``flag`` (no value) or ``list``."""
         until = self.row.get("flag_until")
         if until is not None and _order(self.version) <= _order(until):
             return "flag"
@@ -101,7 +101,7 @@ class Option:
         if self.type == "int":
             return _integer(given)
         if self.type == "bool":
-            return _boolean(given)
+            return str(_boolean(given))
         text = _switch(given) if self.choices == ["enable", "disable"] else str(given)
         text = text.lower() if self.row.get("fold") else text
         if self.choices and text not in self.choices:

@@ -1,0 +1,80 @@
+"""Stage `tensorrt-llm.engine`: run the image's own ``trtllm-build`` or ``trtllm-bench build``.
+
+What comes of it is judged and taken by the stage's harvest. Nothing here needs more than a Python in the image.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
+
+from stage_file import Refused, StageFile, read_json, run, say
+
+#: Without a second process for a single rank; the default path goes through MPI and may not come back.
+SINGLE = {"TLLM_WORKER_USE_SINGLE_PROCESS": "1"}
+TIMING_CACHE = "timing.cache"
+
+
+def build(stage: StageFile) -> None:
+    builder = stage.parameters["builder"]
+    command = _build(stage) if builder == "trtllm-build" else _bench(stage)
+    tool = shutil.which(command[0])
+    if tool is None:
+        raise Refused(f"this environment has no {command[0]} on its PATH ({os.environ.get('PATH', '')})")
+    say(" ".join(command))
+    os.environ.update(SINGLE)
+    os.execv(tool, [command[0], *command[1:]])  # noqa: S606  # what hangs then is the tool itself, as the harvest expects
+
+
+def _build(stage: StageFile) -> list[str]:
+    checkpoint = stage.input("checkpoint")
+    _check(checkpoint)
+    command = ["trtllm-build", "--checkpoint_dir", str(checkpoint), "--output_dir", str(stage.out)]
+    command += ["--log_level", "info", "--output_timing_cache", str(stage.out / TIMING_CACHE)]
+    if "timing_cache" in stage.inputs:
+        cache = stage.input("timing_cache") / TIMING_CACHE
+        if not cache.is_file():  # the tool would only warn, and measure afresh
+            raise Refused(f"the input timing_cache has no {TIMING_CACHE}")
+        command += ["--input_timing_cache", str(cache)]
+    return [*command, *_options(stage.parameters["options"])]
+
+
+def _bench(stage: StageFile) -> list[str]:
+    command = ["trtllm-bench", "--model", stage.parameters["model"], "--model_path", str(stage.input("checkpoint"))]
+    command += ["--workspace", os.environ.get("TMPDIR", "/build/tmp"), "--log_level", "info", "build"]
+    return [*command, *_options(stage.parameters["options"])]
+
+
+def _options(options: dict[str, Any]) -> list[str]:
+    words = []
+    for name, value in sorted(options.items()):
+        if value is True:
+            words.append(f"--{name}")
+        elif isinstance(value, list):
+            words += [f"--{name}", *value]
+        elif value is not False:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+def _check(checkpoint: Path) -> None:
+    """The tool takes minutes to find out what is missing; and ``mapping`` was decided by whoever converted."""
+    config = read_json(checkpoint / "config.json")
+    if "architecture" not in config:
+        hint = "convert or quantise it first" if "architectures" in config else "its config.json names no architecture"
+        raise Refused(f"the input checkpoint is no TensorRT-LLM checkpoint: {hint}")
+    world = config.get("mapping", {}).get("world_size", 1)
+    missing = [
+        f"rank{rank}.safetensors" for rank in range(world) if not (checkpoint / f"rank{rank}.safetensors").is_file()
+    ]
+    if missing:
+        raise Refused(f"the checkpoint lacks {', '.join(missing)}, and its config.json says it has {world} ranks")
+
+
+if __name__ == "__main__":
+    run(build)

@@ -1,0 +1,178 @@
+"""The engine kind `tensorrt-llm`: a TensorRT engine, built by the tools of TensorRT-LLM up to 1.2.1 inside its image.
+
+::
+
+    image = Image("nvcr.io/nvidia/tensorrt-llm/release:1.2.1")
+    engine = Engine(environment=image, release="1.2.1", checkpoint=quantised, tokenizer=snapshot,
+                    options={"max_batch_size": 4, "max_seq_len": 5120})
+
+An option that the release does not have is refused when the recipe is read, with the right spelling. All options, with
+the release's own defaults, enter the key, so a changed default of another release is another engine.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, InstanceOf, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from hermetic.errors import HermeticError
+from hermetic.llm.findings import Finding, Severity
+from hermetic.llm.trtllm import Parsed, Table, check_values, table
+from hermetic.llm.trtllm.options import UNKNOWN, Value
+from hermetic.recipe import Environment, Source, Stage
+from hermetic.recipe.harvest import TOKENIZER, Harvest, LogLine
+
+__all__ = ["Engine"]
+
+Input = InstanceOf[Stage] | InstanceOf[Source]
+
+#: Options that the stage itself gives: places inside the sandbox, and what changes no byte.
+_OURS = frozenset({"checkpoint_dir", "output_dir", "input_timing_cache", "output_timing_cache", "log_level", "workers"})
+_TOOLS = {"trtllm-build": "trtllm-build", "trtllm-bench": "trtllm-bench build"}
+_SERIALISED = r"Engine serialized\. Total time: "  # _common.py `serialize_engine`, at log level info, once a rank
+
+
+class Engine(Stage):
+    """``config.json``, one ``rank<N>.engine`` for each rank of the checkpoint, and the tokenizer's files.
+
+    `checkpoint` is a TensorRT-LLM checkpoint; how many ranks it has, and how it is quantised, was decided when it was
+    made. With `quantisation`, such as ``W4A8_AWQ``, the engine's own ``config.json`` must say so, or nothing enters the
+    store. `tokenizer` is a folder with a tokenizer, of which only its files are taken.
+
+    `builder` ``trtllm-build`` starts no executor and ends by itself; ``trtllm-bench`` builds through the LLM API,
+    may never end, and is harvested. It needs `model`, the name that the tool knows the model by, and takes a Hugging
+    Face checkpoint. `options` are the tool's own, of `release`, in any spelling, without the dashes.
+
+    `timing_cache` is a folder with ``timing.cache``, as every engine of ``trtllm-build`` leaves one. Without it each
+    build measures its kernels afresh, and two builds may choose differently.
+    """
+
+    kind: ClassVar[str] = "tensorrt-llm.engine"
+    version: ClassVar[int] = 1
+    programs: ClassVar[tuple[str, ...]] = ("tensorrt_llm_engine.py", "stage_file.py")
+    grade: ClassVar[str] = "different"  # TensorRT promises nothing better: which of two equal kernels wins is noise
+
+    environment: InstanceOf[Environment]
+    cores: Annotated[int, Field(ge=1)] = 8
+    memory_mb: Annotated[int, Field(ge=1)] = 65536
+    checkpoint: Input
+    tokenizer: Input | None = None
+    timing_cache: Input | None = None
+    release: str
+    builder: Literal["trtllm-build", "trtllm-bench"] = "trtllm-build"
+    model: str = ""
+    quantisation: str = ""
+    options: dict[str, str | int | bool | list[str]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Options become canonical, with the release's defaults; the harvest is what this builder needs."""
+        builder, options = data.get("builder", "trtllm-build"), data.get("options", {})
+        if builder in _TOOLS and isinstance(data.get("release"), str) and isinstance(options, dict):
+            data = {**data, "options": canonical(options, _known(builder, data["release"]))}
+        return {"harvest": _harvest(str(builder), data), **data}
+
+    @field_validator("options")
+    @classmethod
+    def _not_ours(cls, options: dict[str, Value]) -> dict[str, Value]:
+        if taken := sorted(_OURS & options.keys()):
+            raise _unfit(f"the stage itself gives {', '.join(taken)}")
+        return options
+
+    @model_validator(mode="after")
+    def _fits(self) -> Engine:
+        if (self.builder == "trtllm-bench") != bool(self.model):
+            raise _unfit("builder trtllm-bench needs model, the name it knows it by, and trtllm-build has none")
+        if self.builder == "trtllm-bench" and self.timing_cache is not None:
+            raise _unfit("trtllm-bench takes no timing cache; trtllm-build does")
+        for finding in coupled(self.options):
+            if finding.severity is Severity.ERROR:
+                raise _unfit(f"{finding.message}: {finding.hint}")
+        return self
+
+    def parameters_in_full(self) -> dict[str, Any]:
+        """As ever, without the inputs that are not given."""
+        return {name: value for name, value in super().parameters_in_full().items() if value is not None}
+
+    def findings(self) -> list[Finding]:
+        """What ``hermetic lint`` has to say of the options beyond the errors that a recipe cannot have."""
+        return [*check_values(self.options, table(_TOOLS[self.builder], self.release)).findings, *coupled(self.options)]
+
+
+def _known(builder: str, release: str) -> Table:
+    try:
+        return table(_TOOLS[builder], release)
+    except HermeticError as error:
+        raise _unfit(f"{error.message}: {error.hint}") from error
+
+
+def canonical(options: dict[str, Value], known: Table) -> dict[str, Value]:
+    """`options` under their canonical names, with the defaults of the release where those are known.
+
+    Raises `PydanticCustomError` naming every option that the release does not have or that has a wrong value.
+    """
+    parsed: Parsed = check_values(options, known)
+    wrong = [f"{one.message} ({one.hint})" if one.hint else one.message for one in parsed.findings if _is_error(one)]
+    if wrong:
+        raise _unfit("; ".join(wrong))
+    defaults = {
+        option.name: option.default
+        for option in known.options
+        if option.presence == "yes" and option.name not in _OURS and option.default not in (None, UNKNOWN, False)
+    }
+    chosen = {name: value for name, value in parsed.values.items() if value is not False}
+    return dict(sorted({**defaults, **chosen}.items()))  # type: ignore[arg-type]
+
+
+def coupled(options: dict[str, Value]) -> list[Finding]:
+    """Options that exclude or need each other; the tool would say so only after hours, or never."""
+    found = []
+    if options.get("opt_num_tokens") and options.get("multiple_profiles") == "enable":
+        found.append(
+            _coupled("opt_num_tokens", "the tool refuses opt_num_tokens with multiple profiles", "leave it out")
+        )
+    if options.get("weight_streaming") and options.get("gemm_plugin") not in (None, "disable"):
+        found.append(
+            _coupled("weight_streaming", "weight streaming needs the GEMM plugin off", "gemm_plugin='disable'")
+        )
+    if options.get("streamingllm") == "enable":
+        found.append(_coupled("streamingllm", "StreamingLLM is no longer supported", "leave it out"))
+    longest, context = options.get("max_seq_len"), options.get("max_input_len")
+    asked = options.get("kv_cache_type", "paged") != "paged" and options.get("use_paged_context_fmha") == "enable"
+    if asked:
+        text = "paged context attention needs a paged key-value cache"
+        found.append(_coupled("use_paged_context_fmha", text, "kv_cache_type='paged', or switch it off"))
+    if isinstance(longest, int) and isinstance(context, int) and context > longest:
+        found.append(_coupled("max_input_len", f"max_input_len {context} is over max_seq_len {longest}", "lower it"))
+    return found
+
+
+def _harvest(builder: str, data: dict[str, Any]) -> Harvest:
+    options = data.get("options", {})
+    wanted = data.get("quantisation")
+    folders = ("tmp/*-llm-workspace/tmp.engine",) if builder == "trtllm-bench" else ("out",)
+    artifacts = ("config.json", "rank*.engine") + (() if builder == "trtllm-bench" else ("timing.cache",))
+    return Harvest(
+        artifacts=artifacts,
+        complete=LogLine(_SERIALISED),
+        folders=folders,
+        take={"tokenizer": TOKENIZER} if data.get("tokenizer") is not None else {},
+        config={"pretrained_config.quantization.quant_algo": wanted} if isinstance(wanted, str) and wanted else {},
+        floor={} if isinstance(options, dict) and options.get("strip_plan") else {"checkpoint": "0.5"},
+        timeout=14400,
+    )
+
+
+def _is_error(finding: Finding) -> bool:
+    return finding.severity is Severity.ERROR
+
+
+def _coupled(where: str, message: str, hint: str) -> Finding:
+    return Finding("coupled-options", Severity.ERROR, where, message, hint)
+
+
+def _unfit(message: str) -> PydanticCustomError:
+    return PydanticCustomError("unfit", "{reason}", {"reason": message})

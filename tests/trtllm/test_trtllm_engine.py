@@ -1,0 +1,95 @@
+"""The engine stage: options of the pinned release, in the key as the tool will see them; what cannot be is refused."""
+
+from typing import Any
+
+import pytest
+
+from hermetic.errors import Domain, HermeticError
+from hermetic.llm import tensorrt_llm
+from hermetic.recipe import Host, Source
+
+CHECKPOINT = Source(__file__)
+ENVIRONMENT = Host(paths=("/bin/sh",))
+
+
+def engine(**fields: Any) -> tensorrt_llm.Engine:
+    given = {"environment": ENVIRONMENT, "checkpoint": CHECKPOINT, "release": "1.2.1"}
+    return tensorrt_llm.Engine(**{**given, **fields})
+
+
+class TestOptions:
+    def test_the_release_s_defaults_are_in_the_key(self) -> None:
+        plain = engine().parameters_in_key()["options"]
+        assert isinstance(plain, dict)
+        assert (plain["max_batch_size"], plain["tokens_per_block"]) == (2048, 32)
+        assert engine(options={"max_batch_size": 2048}).parameters_in_key() == engine().parameters_in_key()
+        assert engine(options={"max_batch_size": 4}).parameters_in_key() != engine().parameters_in_key()
+        assert engine(release="0.12.0").options["max_batch_size"] == 256
+
+    def test_a_default_that_nobody_read_is_left_to_the_tool(self) -> None:
+        assert "tokens_per_block" not in engine(release="0.20.0").options
+
+    def test_all_spellings_are_one_key(self) -> None:
+        keys = [
+            engine(options=options).parameters_in_key()
+            for options in (
+                {"max_batch_size": 4, "use_paged_context_fmha": "enable"},
+                {"max-batch-size": "4", "use_paged_context_fmha": True},
+                {"--max_batch_size": 4},
+            )
+        ]
+        assert keys[0] == keys[1] == keys[2]
+
+    @pytest.mark.parametrize(
+        ("fields", "said"),
+        [
+            ({"options": {"kv_cache_precision": "fp8"}}, "kv_cache_quant_algo"),
+            ({"options": {"max_input_tokens": 4096}}, "use --max_input_len"),
+            ({"options": {"enable_xqa": "enable"}}, "does not have --enable_xqa"),
+            ({"options": {"max_batch_size": "many"}}, "a whole number"),
+            ({"options": {"output_dir": "/tmp"}}, "the stage itself gives"),
+            ({"options": {"max_input_len": 4096, "max_seq_len": 1024}}, "is over max_seq_len"),
+            ({"options": {"opt_num_tokens": 8, "multiple_profiles": True}}, "multiple profiles"),
+            ({"options": {"kv_cache_type": "continuous"}}, "paged key-value cache"),
+            ({"options": {"weight_streaming": True, "gemm_plugin": "auto"}}, "weight streaming"),
+            ({"release": "1.3.0"}, "no engine builder after 1.3.0rc20"),
+            ({"release": "latest"}, "no table"),
+            ({"builder": "trtllm-bench"}, "needs model"),
+            ({"model": "Qwen/Qwen3-32B"}, "needs model"),
+            ({"builder": "make"}, "trtllm-build"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_when_the_recipe_is_read(self, fields: dict[str, Any], said: str) -> None:
+        with pytest.raises(HermeticError) as caught:
+            engine(**fields)
+        assert caught.value.domain == Domain.RECIPE
+        assert said in str(caught.value)
+
+    def test_all_wrong_options_are_named_at_once(self) -> None:
+        with pytest.raises(HermeticError) as caught:
+            engine(options={"max_input_tokens": 4096, "max_output_tokens": 1024, "kv_cache_precision": "fp8"})
+        for name in ("--max_input_tokens", "--max_output_tokens", "--kv_cache_precision"):
+            assert name in str(caught.value)
+
+    def test_lint_hears_what_is_only_doubtful(self) -> None:
+        found = engine(release="0.18.2", options={"fuse_fp4_quant": "enable"}).findings()
+        assert [(one.severity.value, one.code) for one in found] == [("warning", "unsure-option")]
+
+
+class TestHarvest:
+    def test_of_trtllm_build(self) -> None:
+        harvest = engine(quantisation="W4A8_AWQ", tokenizer=CHECKPOINT).harvest
+        assert harvest is not None
+        assert (harvest.folders, "timing.cache" in harvest.artifacts) == (("out",), True)
+        assert harvest.config == {"pretrained_config.quantization.quant_algo": "W4A8_AWQ"}
+        assert "tokenizer.json" in harvest.take["tokenizer"]
+        assert "config.json" not in harvest.take["tokenizer"]
+
+    def test_of_trtllm_bench(self) -> None:
+        stage = engine(builder="trtllm-bench", model="nvidia/Qwen3-32B-NVFP4", options={"quantization": "NVFP4"})
+        assert stage.harvest is not None
+        assert stage.harvest.folders == ("tmp/*-llm-workspace/tmp.engine",)
+        assert stage.options["quantization"] == "NVFP4"
+
+    def test_a_stripped_engine_has_no_least_size(self) -> None:
+        assert engine(options={"strip_plan": True}).harvest.floor == {}
