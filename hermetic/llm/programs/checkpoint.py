@@ -31,7 +31,7 @@ def build(stage: StageFile) -> None:
     config = read_json(source / "config.json")
     architecture = parse_config(config)
     tensors = check_tensors(architecture, read_checkpoint(source))
-    tokenizer, tokenizer_config = _tokenizer(source, architecture)
+    tokenizer, tokenizer_config = read_tokenizer(source, architecture)
     generation = _generation(source, config, architecture)
     for name, tensor in tensors.items():
         check_finite(name, tensor)
@@ -82,7 +82,7 @@ def _parameters(tensors: dict[str, Tensor]) -> int:
     return total
 
 
-def _tokenizer(source: Path, architecture: Architecture) -> tuple[bytes, dict[str, Any]]:
+def read_tokenizer(source: Path, architecture: Architecture) -> tuple[bytes, dict[str, Any]]:
     """tokenizer.json as it is and tokenizer_config.json with the chat template, after a look at both."""
     tokenizer = read_json(source / "tokenizer.json")
     model = tokenizer.get("model") if isinstance(tokenizer, dict) else None
