@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -17,6 +18,8 @@ __all__ = ["NO_NEEDLES", "Hashed", "Hit", "Needles", "hash_and_scan"]
 
 READ = 1 << 19  # a piece is looked at several times, so it should stay in the processor's cache
 _INLINE = 1 << 17  # up to here one read and bytes.find are the quickest
+_WORD = 4  # bytes of a wchar_t; a string of 7 has a whole aligned one wherever it lies
+_SHORT = range(2 * _WORD - 1, 24)  # lengths at which memmem skips too little: 6 GB/s, where four searches do 11
 
 
 class Hit(NamedTuple):
@@ -48,7 +51,9 @@ class Needles:
     def find_at(self, address: int, length: int) -> Hit | None:
         """The same in `length` bytes of memory, without holding the interpreter: bytes.find is four times slower."""
         for needle in self.all:
-            if place := _memmem()(address, length, needle, len(needle)):
+            if len(needle) in _SHORT and not _may_hold(address, length, needle):
+                continue
+            if place := _libc().memmem(address, length, needle, len(needle)):
                 return Hit(needle, place - address)
         return None
 
@@ -57,11 +62,24 @@ NO_NEEDLES = Needles([])
 
 
 @functools.cache
-def _memmem() -> Callable[[int, int, bytes, int], int | None]:
-    function = ctypes.CDLL(None).memmem
-    function.restype = ctypes.c_void_p
-    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
-    return function
+def _libc() -> ctypes.CDLL:
+    library = ctypes.CDLL(None)
+    library.memmem.restype = library.wmemchr.restype = ctypes.c_void_p
+    library.memmem.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
+    library.wmemchr.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_size_t]
+    return library
+
+
+def _may_hold(address: int, length: int, needle: bytes) -> bool:
+    """False when no aligned word in memory is one of the four that begin the needle, so that it cannot be there."""
+    start = -(-address // _WORD) * _WORD
+    count = max(0, address + length - start) // _WORD
+    return any(_libc().wmemchr(start, word, count) for word in _words(needle))
+
+
+@functools.cache
+def _words(needle: bytes) -> tuple[int, ...]:
+    return tuple(int.from_bytes(needle[first : first + _WORD], sys.byteorder) for first in range(_WORD))
 
 
 def hash_and_scan(

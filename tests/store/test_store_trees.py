@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import tempfile
@@ -121,6 +122,23 @@ class TestScanning:
         assert found.digest == hash_bytes(data)
         assert found.size == len(data) == sum(seen)
         assert found.hit == ((needle, offset) if present else None)
+
+    @ours
+    @given(
+        st.integers(0, 40),
+        st.sampled_from([b"/nix/st", b"/nix/store/", b"/a/store/of/23/letters/", b"/a/store/of/24/letters//", b"abc"]),
+        st.integers(0, 40),
+        st.integers(0, 9),
+        st.lists(st.sampled_from([b"/nix", b"ix/s", b"/nix/sto", b"tore/", b"x", b"\0\0\0"]), max_size=12),
+    )
+    def test_memory_is_searched_as_bytes_find_does(self, before, needle, after, missing, noise) -> None:
+        """At every alignment, with words that begin the needle all about, and when its end is missing."""
+        data = bytes(before) + b"".join(noise) + needle[: len(needle) - missing] + bytes(after)
+        around = bytes(4) + data + needle[-4:]
+        memory = (ctypes.c_char * len(around)).from_buffer_copy(around)
+        found = Needles([b"never there", needle]).find_at(ctypes.addressof(memory) + 4, len(data))
+        offset = data.find(needle)
+        assert found == ((needle, offset) if offset >= 0 else None)
 
     def test_no_needles(self) -> None:
         with tempfile.TemporaryFile() as file:
