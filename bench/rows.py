@@ -15,7 +15,10 @@ __all__ = ["Row", "failures", "table", "timed_row", "write"]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A measured value, None if it could not be had. `limit`, in its unit, must not be exceeded; peers have none."""
+    """A measured value, None if it could not be had.
+
+    `limit`, in its unit, must not be exceeded, `floor` must be reached; peers have neither.
+    """
 
     figure: str
     what: str
@@ -25,11 +28,14 @@ class Row:
     spread: tuple[float, float] | None = None  # smallest and largest
     peak_mb: float | None = None
     limit: float | None = None
+    floor: float | None = None
     note: str = ""
 
     @property
     def holds(self) -> bool:
-        return self.value is not None and (self.limit is None or self.value <= self.limit)
+        if self.value is None:
+            return False
+        return (self.limit is None or self.value <= self.limit) and (self.floor is None or self.value >= self.floor)
 
 
 def timed_row(figure: str, what: str, samples: Sequence[Sample], *, unit: str = "s", **more: object) -> Row:
@@ -62,7 +68,9 @@ def table(rows: Iterable[Row]) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     spread = f"{_number(row.spread[0])}-{_number(row.spread[1])}" if row.spread else ""
-    limit = "" if row.limit is None else f"{_number(row.limit)} {row.unit} {'kept' if row.holds else 'MISSED'}"
+    bound = row.limit if row.limit is not None else row.floor
+    sign = "≤" if row.limit is not None else "≥"
+    limit = "" if bound is None else f"{sign} {_number(bound)} {row.unit} {'kept' if row.holds else 'MISSED'}"
     peak = "" if row.peak_mb is None else f"{row.peak_mb:.0f}"
     value = "" if row.value is None else f"{_number(row.value)} {row.unit}"
     return (row.figure, row.what, value, spread, str(row.runs), peak, limit, row.note)

@@ -26,6 +26,12 @@ def test_a_limit_missed_and_a_value_that_could_not_be_had_are_failures() -> None
     assert table(rows).count("MISSED") == 1
 
 
+def test_a_floor_must_be_reached() -> None:
+    rows = [Row("a", "reached", 15, "x", floor=15), Row("b", "not reached", 14.9, "x", floor=15)]
+    assert [row.figure for row in failures(rows)] == ["b"]
+    assert "≥ 15 x MISSED" in table(rows)
+
+
 def test_samples_are_taken_in_turn_after_one_to_warm(tmp_path: Path) -> None:
     log = tmp_path / "log"
     commands = {name: Command(["sh", "-c", f"echo {name} >> {log}"]) for name in "ab"}
