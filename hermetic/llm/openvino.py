@@ -161,7 +161,12 @@ class Manifest(_Stage):
 
     kind: ClassVar[str] = "openvino.manifest"
     version: ClassVar[int] = 1
-    programs: ClassVar[tuple[str, ...]] = ("openvino_manifest.py", "safetensors_file.py", "stage_file.py")
+    programs: ClassVar[tuple[str, ...]] = (
+        "openvino_manifest.py",
+        "file_digests.py",
+        "safetensors_file.py",
+        "stage_file.py",
+    )
     platform: ClassVar[tuple[str, ...]] = ()
 
     environment: InstanceOf[Environment] = Field(default_factory=run_environment)

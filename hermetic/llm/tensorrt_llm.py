@@ -18,13 +18,15 @@ from pydantic import Field, InstanceOf, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from hermetic.errors import HermeticError
+from hermetic.llm.environments import files_environment
 from hermetic.llm.findings import Finding, Severity
+from hermetic.llm.origins import origins
 from hermetic.llm.trtllm import Parsed, Table, check_values, table
 from hermetic.llm.trtllm.options import UNKNOWN, Value
 from hermetic.recipe import Environment, Source, Stage
 from hermetic.recipe.harvest import TOKENIZER, Harvest, LogLine
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Manifest"]
 
 Input = InstanceOf[Stage] | InstanceOf[Source]
 
@@ -100,6 +102,39 @@ class Engine(Stage):
     def findings(self) -> list[Finding]:
         """What ``hermetic lint`` has to say of the options beyond the errors that a recipe cannot have."""
         return [*check_values(self.options, table(_TOOLS[self.builder], self.release)).findings, *coupled(self.options)]
+
+
+class Manifest(Stage):
+    """``manifest.json`` of `engine`: every file with its SHA-256 and BLAKE3, the options that were asked for and those
+    that the builder really used, the quantisation, the tokenizer, the commits and container digests that it came from.
+
+    `calibration` and `checkpoint`, where given, are listed file by file.
+    """
+
+    kind: ClassVar[str] = "tensorrt-llm.manifest"
+    version: ClassVar[int] = 1
+    programs: ClassVar[tuple[str, ...]] = ("tensorrt_llm_manifest.py", "file_digests.py", "stage_file.py")
+    platform: ClassVar[tuple[str, ...]] = ()
+
+    environment: InstanceOf[Environment] = Field(default_factory=files_environment)
+    engine: InstanceOf[Engine]
+    checkpoint: Input | None = None
+    calibration: Input | None = None
+
+    def parameters_in_full(self) -> dict[str, Any]:
+        """What the engine stage and the recipe know and no file says."""
+        came_from = origins(self.engine)
+        return {
+            "builder": self.engine.builder,
+            "release": self.engine.release,
+            "requested": dict(self.engine.options),
+            "containers": came_from.containers,
+            "snapshots": came_from.snapshots,
+        }
+
+    def parameters_in_key(self) -> dict[str, Any]:
+        """All of them: none has a default."""
+        return self.parameters_in_full()
 
 
 def _known(builder: str, release: str) -> Table:

@@ -6,7 +6,6 @@ that made it. Nothing in it depends on when or where it was written.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from pathlib import Path
@@ -14,11 +13,9 @@ from typing import Any
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
-from blake3 import blake3
+from file_digests import digests_below
 from safetensors_file import read_checkpoint
 from stage_file import StageFile, read_json, run, write_json
-
-_CHUNK = 1 << 20
 
 
 def build(stage: StageFile) -> None:
@@ -32,7 +29,7 @@ def build(stage: StageFile) -> None:
         | {key: quantisation["done"][key] for key in ("awq_layers", "largest_loss_by_type", "weights_by_type")},
         "generation": read_json(engine / "generation_config.json"),
         "tools": read_json(engine / "engine.json")["tools"],
-        "files": _files(engine),
+        "files": digests_below(engine),
     }
     stage.out.mkdir(exist_ok=True)
     write_json(stage.out / "manifest.json", manifest)
@@ -46,23 +43,8 @@ def _model(weights: Path) -> dict[str, Any]:
         "architecture": config["architectures"][0],
         "parameters": sum((tensor.end - tensor.begin) // sizes[tensor.dtype] for tensor in tensors.values()),
         "dtypes": sorted({tensor.dtype for tensor in tensors.values()}),
-        "files": _files(weights),
+        "files": digests_below(weights),
     }
-
-
-def _files(folder: Path) -> dict[str, dict[str, object]]:
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _digests(path) for path in found}
-
-
-def _digests(path: Path) -> dict[str, object]:
-    sha256, fast, size = hashlib.sha256(), blake3(), 0
-    with path.open("rb") as stream:
-        while data := stream.read(_CHUNK):
-            sha256.update(data)
-            fast.update(data)
-            size += len(data)
-    return {"blake3": fast.hexdigest(), "sha256": sha256.hexdigest(), "size": size}
 
 
 if __name__ == "__main__":
