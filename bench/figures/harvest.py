@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.place import Place
 from bench.rows import Row
 from bench.timing import Command, Failed
+from hermetic.testing.trtllm.tables import options_json
 
 RUNS = 20
 SETTLE_S = 2.0
@@ -27,7 +28,7 @@ _RECIPE = """\
 from hermetic import Harvest, LogLine, PythonEnv, Script, Source, param
 engine = Script(
     "build.py",
-    modules=(Source({folder!r} + "/standin.py"), Source({folder!r} + "/options.json")),
+    modules=(Source({folder!r} + "/standin.py"), Source("options.json")),
     environment=PythonEnv("empty.lock"),
     inputs={{"checkpoint": Source("checkpoint")}},
     parameters={{"turn": param("turn", 0)}},
@@ -63,6 +64,7 @@ def _write(folder: Path, place: Place) -> None:
     mapping = {"world_size": 2, "tp_size": 2, "pp_size": 1}
     (folder / "checkpoint" / "config.json").write_text(json.dumps({"mapping": mapping}), "utf-8")
     (folder / "build.py").write_text(_PROGRAM, "utf-8")
+    (folder / "options.json").write_text(options_json(), "utf-8")
     (folder / "empty.lock").touch()
     (folder / "recipe.py").write_text(_RECIPE.format(folder=str(standin), settle=f"{SETTLE_S:g}"), "utf-8")
 

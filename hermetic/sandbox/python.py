@@ -27,7 +27,18 @@ if TYPE_CHECKING:
     from hermetic.canonical import Value
     from hermetic.store import Realisation, Run, Store
 
-__all__ = ["SYMLINKS", "VARIABLES", "Parts", "Progress", "command", "inspect", "materialise", "planned", "value"]
+__all__ = [
+    "SYMLINKS",
+    "VARIABLES",
+    "Parts",
+    "Progress",
+    "assemblies",
+    "command",
+    "inspect",
+    "materialise",
+    "planned",
+    "value",
+]
 
 PYTHON: Final = f"{abi.ENV}/python"
 SYSTEM: Final = f"{abi.ENV}/system"
@@ -66,7 +77,7 @@ def inspect(environment: PythonEnv, memo: Memo) -> Parts:
     found = interpreter.describe(environment.python)
     for folder in interpreter.stdlib_folders(found):
         memo.observe(folder)
-    python, system = _python_tree(found), _system_tree(found)
+    python, system = assemblies(found)
     return Parts(found, python, system, lock, python.digest(memo), system.digest(memo))
 
 
@@ -190,6 +201,11 @@ async def _make_wheels(parts: Parts, tell: Progress, indexes: Mapping[str, str],
 def _assemble(tree: Assembly, target: str) -> None:
     os.mkdir(target)
     tree.build(target)
+
+
+def assemblies(found: Interpreter) -> tuple[Assembly, Assembly]:
+    """The trees that are made of `found`: the interpreter with its standard library, and the system's libraries."""
+    return _python_tree(found), _system_tree(found)
 
 
 def _python_tree(found: Interpreter) -> Assembly:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hermetic.sandbox import tools
+from hermetic.testing.trtllm.tables import options_json
 
 STANDIN = Path(__file__).parents[2] / "hermetic" / "testing" / "trtllm"
 BUILD = """\
@@ -21,7 +22,7 @@ RECIPE = """\
 from hermetic import TOKENIZER, Harvest, KnownSizes, LogLine, PythonEnv, Script, Source, Validator
 engine = Script(
     "build.py",
-    modules=(Source({standin!r} + "/standin.py"), Source({standin!r} + "/options.json")),
+    modules=(Source({standin!r} + "/standin.py"), Source("options.json")),
     environment=PythonEnv("empty.lock"),
     inputs={{"checkpoint": Source("checkpoint")}},
     parameters={{"command": {command!r}, "environ": {environ!r}}},
@@ -59,6 +60,7 @@ def recipe(tmp_path: Path) -> Callable[..., str]:
         environ["STANDIN_MARK"] = str(tmp_path)
         environ |= {f"STANDIN_{name.upper()}": value for name, value in env.items()}
         (tmp_path / "build.py").write_text(BUILD)
+        (tmp_path / "options.json").write_text(options_json())
         (tmp_path / "empty.lock").touch()
         checkpoint(tmp_path / "checkpoint", ranks)
         (tmp_path / "recipe.py").write_text(

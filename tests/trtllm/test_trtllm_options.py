@@ -9,6 +9,7 @@ import pytest
 from hermetic.errors import Domain, HermeticError
 from hermetic.llm.trtllm import check_values, parse, table
 from hermetic.llm.trtllm.options import UNKNOWN
+from hermetic.testing.trtllm.tables import options_json
 
 FOLDER = Path(__file__).parents[2] / "hermetic" / "llm" / "trtllm"
 #: The command of the published build guide, with its five mistakes.
@@ -174,6 +175,6 @@ def test_the_tables_themselves(name: str) -> None:
 
 
 def test_the_stand_in_takes_what_the_table_says() -> None:
-    standin = json.loads((FOLDER.parents[1] / "testing" / "trtllm" / "options.json").read_text())
+    standin = json.loads(options_json())
     here = {spelling for option in build().options if option.presence == "yes" for spelling in option.spellings}
     assert {spelling for row in standin["trtllm-build"] for spelling in row["names"]} == here

@@ -1,4 +1,4 @@
-"""The options of ``trtllm-build`` and ``trtllm-bench build``, version by version, from the tables beside this file.
+"""The options of TensorRT-LLM's builders and checkpoint scripts, version by version, from the tables beside this file.
 
 A table's row says in which versions an option is known to be there, and where nobody looked: ``since`` is the first
 version that has it, ``absent`` the last one seen without it (in between it is not known), ``gone`` the first without
@@ -27,7 +27,13 @@ Known = Literal["yes", "no", "unknown"]
 #: In place of a default that is not known.
 UNKNOWN: Final = object()
 
-_FILES: Final = {"trtllm-build": "trtllm-build.json", "trtllm-bench build": "trtllm-bench-build.json"}
+_FILES: Final = {
+    "trtllm-build": "trtllm-build.json",
+    "trtllm-bench": "trtllm-bench.json",
+    "trtllm-bench build": "trtllm-bench-build.json",
+    "convert_checkpoint.py": "convert-checkpoint.json",
+    "quantize.py": "quantize.json",
+}
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ class Table:
 
 @functools.cache
 def table(tool: str, version: str) -> Table:
-    """The options of `tool`, ``trtllm-build`` or ``trtllm-bench build``, in a release such as ``1.2.1``.
+    """The options of `tool`, such as ``trtllm-build`` or ``trtllm-bench build``, in a release such as ``1.2.1``.
 
     Raises `HermeticError` (recipe/unknown-version): no table, or a release that no longer has the tool.
     """

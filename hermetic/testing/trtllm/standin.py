@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """A STAND-IN for TensorRT-LLM's ``trtllm-build`` and ``trtllm-bench build``. It builds nothing that can run.
 
-It accepts exactly the options of the version that ``options.json`` names, refuses others with exit status 2, and
-writes files in the order and the way of the real tools: ``config.json`` first, then each ``rank<N>.engine`` by a plain
-open and write, without a rename or a sync. An "engine" is the four bytes ``ftrt`` and noise that follows from its
-rank and the checkpoint's bytes; nothing in it says how long it ought to be. Standard library only.
+It accepts exactly the options that ``options.json`` lists (see `tables`), refuses others with exit status 2, and writes
+files in the order and the way of the real tools: ``config.json`` first, then each ``rank<N>.engine`` by a plain open
+and write, without a rename or a sync. An "engine" is the four bytes ``ftrt`` and noise that follows from its rank and
+the checkpoint's bytes; nothing in it says how long it ought to be. Standard library only.
 
-Started as ``trtllm-build``, as ``trtllm-bench``, or as ``standin.py trtllm-build …``.
+Started as ``trtllm-build``, as ``trtllm-bench``, or as ``standin.py trtllm-build …``; `image` makes an image of it.
 
 It can behave badly, as the environment says:
 
@@ -39,23 +39,32 @@ BEHAVIOURS = ("exit", "hang", "crash", "nothing", "fail", "truncate", "linger", 
 
 
 def main(words: Sequence[str]) -> int:
-    tables = json.loads((HERE / "options.json").read_bytes())
+    tables = read_tables()
     words = list(words)
     if Path(words[0]).name.startswith("standin"):
         del words[0]
     program = Path(words.pop(0)).name if words else ""
-    print(f"hermetic's STAND-IN for {tables['standin_for']}, not the real tool; its engines cannot run", flush=True)
+    introduce(tables)
     if program == "trtllm-build":
-        return trtllm_build(parse(program, tables[program], words))
+        return trtllm_build(tables, parse(program, tables[program], words))
     if program == "trtllm-bench":
         return trtllm_bench(tables, words)
     sys.stderr.write("standin.py: which program? trtllm-build or trtllm-bench\n")
     return 2
 
 
+def read_tables() -> dict[str, Any]:
+    tables: dict[str, Any] = json.loads((HERE / "options.json").read_bytes())
+    return tables
+
+
+def introduce(tables: dict[str, Any]) -> None:
+    print(f"hermetic's STAND-IN for {tables['standin_for']}, not the real tool; its engines cannot run", flush=True)
+
+
 def parse(program: str, table: list[dict[str, Any]], words: Sequence[str]) -> argparse.Namespace:
-    """Exits with status 2. The real ``trtllm-build`` uses argparse and so takes abbreviations, the bench uses click."""
-    parser = argparse.ArgumentParser(prog=program, allow_abbrev=program == "trtllm-build")
+    """Exits with status 2. The real tools use argparse and so take abbreviations; the bench, with click, does not."""
+    parser = argparse.ArgumentParser(prog=program, allow_abbrev=not program.startswith("trtllm-bench"))
     for row in table:
         option = dict(row)
         names, kind, fold = option.pop("names"), option.pop("type", "str"), option.pop("fold", False)
@@ -63,7 +72,7 @@ def parse(program: str, table: list[dict[str, Any]], words: Sequence[str]) -> ar
             parser.add_argument(*names, action="store_true")
             continue
         types: dict[str, Callable[[str], object]] = {"int": int, "bool": boolean, "str": str.lower if fold else str}
-        parser.add_argument(*names, type=types[kind], **option)
+        parser.add_argument(*names, type=types.get(kind, str), **option)
     return parser.parse_args(words)
 
 
@@ -74,7 +83,7 @@ def boolean(word: str) -> bool:
     return word.lower() in {"1", "true", "yes", "on", "t", "y"}
 
 
-def trtllm_build(options: argparse.Namespace) -> int:
+def trtllm_build(tables: dict[str, Any], options: argparse.Namespace) -> int:
     if options.checkpoint_dir is None:
         raise AttributeError("'NoneType' object has no attribute 'lower'")  # what the real one dies of
     checkpoint = Path(options.checkpoint_dir)
@@ -85,7 +94,7 @@ def trtllm_build(options: argparse.Namespace) -> int:
         "max_seq_len": options.max_seq_len or model.get("max_position_embeddings", 1024),
         "max_num_tokens": options.max_num_tokens,
         "max_beam_width": options.max_beam_width,
-        "kv_cache_type": (options.kv_cache_type or "paged").upper(),
+        "kv_cache_type": (getattr(options, "kv_cache_type", None) or "paged").upper(),
         "plugin_config": {
             "tokens_per_block": options.tokens_per_block,
             "use_paged_context_fmha": options.use_paged_context_fmha == "enable",
@@ -94,7 +103,7 @@ def trtllm_build(options: argparse.Namespace) -> int:
     if options.dry_run:
         return 0
     started = time.monotonic()
-    return ending(save(Path(options.output_dir), model, effective, checkpoint, started), started)
+    return ending(save(tables, Path(options.output_dir), model, effective, checkpoint, started), started)
 
 
 def trtllm_bench(tables: dict[str, Any], words: Sequence[str]) -> int:
@@ -104,8 +113,8 @@ def trtllm_bench(tables: dict[str, Any], words: Sequence[str]) -> int:
     split = list(words).index("build")
     group = parse("trtllm-bench", tables["trtllm-bench"], words[:split])
     options = parse("trtllm-bench build", tables["trtllm-bench build"], words[split + 1 :])
-    if options.tp_size * options.pp_size > 8 or not (options.max_seq_len or options.dataset):
-        sys.stderr.write("Error: --max_seq_len or --dataset is needed, and tp_size * pp_size may be 8 at most\n")
+    if problem := bench_problem(options):
+        sys.stderr.write(f"Error: {problem}\n")
         return 2
     checkpoint = Path(group.model_path or ".")
     model = json.loads((checkpoint / "config.json").read_bytes()) | {
@@ -126,7 +135,7 @@ def trtllm_bench(tables: dict[str, Any], words: Sequence[str]) -> int:
     # The real one is removed when the process ends by itself, and stays when it is killed.
     with tempfile.TemporaryDirectory(suffix="-llm-workspace", dir=workspace) as folder:
         engine = Path(folder) / "tmp.engine"
-        done = save(engine, model, effective, checkpoint, started)
+        done = save(tables, engine, model, effective, checkpoint, started)
         for file in sorted(checkpoint.glob("tokenizer*")) if done else ():
             (engine / file.name).write_bytes(file.read_bytes())
         status = ending(done, started)
@@ -138,7 +147,28 @@ def trtllm_bench(tables: dict[str, Any], words: Sequence[str]) -> int:
     return status
 
 
-def save(folder: Path, model: dict[str, Any], effective: dict[str, Any], checkpoint: Path, started: float) -> bool:
+def bench_problem(options: argparse.Namespace) -> str:
+    if options.tp_size * options.pp_size > 8:
+        return "tp_size * pp_size may be 8 at most"
+    if not (options.max_seq_len or options.dataset):
+        return "--max_seq_len or --dataset is needed"
+    given = [options.dataset is not None]
+    for pair in (("max_batch_size", "max_num_tokens"), ("target_input_len", "target_output_len")):
+        present = [getattr(options, name) is not None for name in pair]
+        if any(present) and not all(present):
+            return f"--{pair[0]} and --{pair[1]} go together"
+        given.append(all(present))
+    return "only one of the three groups of options may be given" if sum(given) > 1 else ""
+
+
+def save(
+    tables: dict[str, Any],
+    folder: Path,
+    model: dict[str, Any],
+    effective: dict[str, Any],
+    checkpoint: Path,
+    started: float,
+) -> bool:
     """Write the engine; whether anything was written."""
     behaviour = os.environ.get("STANDIN_BEHAVIOUR", "exit")
     if behaviour not in BEHAVIOURS:
@@ -147,7 +177,7 @@ def save(folder: Path, model: dict[str, Any], effective: dict[str, Any], checkpo
     if behaviour == "nothing":
         return False
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"version": "1.2.1", "pretrained_config": model, "build_config": effective}
+    config = {"version": tables["version"], "pretrained_config": model, "build_config": effective}
     (folder / "config.json").write_text(json.dumps(config, indent=4))
     log(f"Total time of building Unnamed Network 0: {clock(started)}")
     ranks = model.get("mapping", {}).get("world_size", 1)
