@@ -18,6 +18,7 @@ from stage_file import Refused, StageFile, read_json, run, say
 #: Without a second process for a single rank; the default path goes through MPI and may not come back.
 SINGLE = {"TLLM_WORKER_USE_SINGLE_PROCESS": "1"}
 TIMING_CACHE = "timing.cache"
+NO_CACHE = b"the builder wrote no timing cache\n"
 
 
 def build(stage: StageFile) -> None:
@@ -35,11 +36,12 @@ def _build(stage: StageFile) -> list[str]:
     checkpoint = stage.input("checkpoint")
     _check(checkpoint)
     command = ["trtllm-build", "--checkpoint_dir", str(checkpoint), "--output_dir", str(stage.out)]
+    (stage.out / TIMING_CACHE).write_bytes(NO_CACHE)  # an artefact must be there, should the tool have none to write
     command += ["--log_level", "info", "--output_timing_cache", str(stage.out / TIMING_CACHE)]
     if "timing_cache" in stage.inputs:
         cache = stage.input("timing_cache") / TIMING_CACHE
-        if not cache.is_file():  # the tool would only warn, and measure afresh
-            raise Refused(f"the input timing_cache has no {TIMING_CACHE}")
+        if not cache.is_file() or cache.read_bytes() == NO_CACHE:  # the tool would only warn, and measure afresh
+            raise Refused(f"the input timing_cache has no {TIMING_CACHE}, or none that a tool has written")
         command += ["--input_timing_cache", str(cache)]
     return [*command, *_options(stage.parameters["options"])]
 
