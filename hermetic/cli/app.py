@@ -22,6 +22,7 @@ VERBS = {
     "plan": ("plan", "Show what realise would do, and why."),
     "run": ("run", "Ask an engine something: hermetic run RECIPE#engine PROMPT."),
     "shell": ("shell", "Open a shell exactly where a stage runs, or where it failed."),
+    "lint": ("lint", "Say what is wrong with a recipe or a Truss config.yaml."),
     "lock": ("lock", "Ask what a recipe's images stand for, and write its lock file."),
     "path": ("path", "Print the store path of a stage without building it."),
     "log": ("log", "Show what a stage printed when it was built."),
@@ -73,8 +74,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code."""
     try:
-        main.main(arguments, prog_name="hermetic", standalone_mode=False)
-        return 0
+        code = main.main(arguments, prog_name="hermetic", standalone_mode=False)
+        return code if isinstance(code, int) else 0  # of a context that was exited, as click returns it
     except HermeticError as error:
         return _shown(error)
     except settings.SettingError as error:

@@ -1,0 +1,72 @@
+"""``hermetic lint``: what is wrong with a recipe or a Truss config, before anything is built or fetched."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import click
+
+from hermetic.cli import console, options
+from hermetic.errors import EXIT_CODES, Domain, HermeticError, HermeticErrors
+from hermetic.llm.findings import Finding, Severity
+
+
+@click.command("lint")
+@click.argument("reference", metavar="RECIPE|config.yaml")
+@options.setting
+@options.as_json
+@click.pass_context
+def command(context: click.Context, reference: str, sets: tuple[str, ...], as_json: bool) -> None:
+    """Say what is wrong with a recipe or a Truss config.yaml. Builds and fetches nothing.
+
+    The exit code is 3 if there is an error, and 0 if there are only warnings and notes.
+    """
+    found = _truss(reference) if reference.endswith((".yaml", ".yml")) else _recipe(reference, sets)
+    for finding in found:
+        if as_json:
+            console.json_line(finding.document())
+        else:
+            _show(finding)
+    counts = Counter(finding.severity for finding in found)
+    if not as_json:
+        console.note(_summary(counts))
+    if counts[Severity.ERROR]:
+        context.exit(EXIT_CODES[Domain.RECIPE])
+
+
+def _truss(file: str) -> list[Finding]:
+    from hermetic.llm.truss.lint import lint
+
+    return lint(file)
+
+
+def _recipe(reference: str, sets: tuple[str, ...]) -> list[Finding]:
+    from hermetic.llm.lint import RECIPES
+    from hermetic.realise.evaluated import split_reference
+    from hermetic.recipe.loader import load
+
+    try:
+        recipe = load(split_reference(reference)[0], options.overrides(sets))
+    except HermeticError as error:
+        if error.domain is not Domain.RECIPE:
+            raise
+        return [_finding(one) for one in (error.errors if isinstance(error, HermeticErrors) else [error])]
+    return list(RECIPES.run(recipe))
+
+
+def _finding(error: HermeticError) -> Finding:
+    """What stops an evaluation. Its message begins with the file and line already."""
+    return Finding(error.reason, Severity.ERROR, "", error.message, error.hint or "")
+
+
+def _show(finding: Finding) -> None:
+    where = " ".join(part for part in (finding.place and f"{finding.place}:", finding.where) if part)
+    text = f"{where}: {finding.message}" if where else finding.message
+    console.data(f"{finding.severity.value}[{finding.code}]: {text}")
+    if finding.hint:
+        console.data(f"    hint: {finding.hint}")
+
+
+def _summary(counts: Counter[Severity]) -> str:
+    parts = [f"{counts[kind]} {kind.value}{'' if counts[kind] == 1 else 's'}" for kind in Severity if counts[kind]]
+    return ", ".join(parts) or "nothing to say"

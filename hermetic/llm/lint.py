@@ -1,0 +1,31 @@
+"""Checks of evaluated recipes: what can be said of their stages before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from hermetic.llm.findings import Checks, Finding, Severity
+from hermetic.recipe import Host, Recipe, Stage
+
+__all__ = ["RECIPES", "about"]
+
+RECIPES: Final[Checks[Recipe]] = Checks()
+
+
+def about(
+    stage: Stage, name: str, code: str, severity: Severity, message: str, hint: str = "", source: str = ""
+) -> Finding:
+    """A finding about a stage, at the line that makes it."""
+    place = stage.where
+    file, line = (place.file, place.line) if place is not None else ("", 0)
+    return Finding(code, severity, name, message, hint, source, file, line)
+
+
+@RECIPES
+def host_environments(recipe: Recipe) -> Iterator[Finding]:
+    """A key with a `Host` in it means something on machines with the same files only."""
+    for stage, name in recipe.names.items():
+        if isinstance(stage.environment, Host):
+            message = "it runs with files of this machine, so its key means little elsewhere"
+            yield about(stage, name, "host-environment", Severity.NOTE, message, "an Image or a PythonEnv")

@@ -1,0 +1,83 @@
+"""``hermetic lint`` from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from truss_corpus import CORPUS
+
+BAD = """\
+resources: {accelerator: "H100:2"}
+trt_llm:
+  build:
+    checkpoint_repository: {source: HF, repo: org/model}
+    max_batch_sizee: 8
+    max_seq_len: long
+"""
+
+SAID = """\
+error[world-size]: config.yaml:3: trt_llm.build.tensor_parallel_count: the engine's ranks are 1 × 1 × 1 = 1, \
+the accelerator's count is 2
+    hint: tensor_parallel_count × pipeline_parallel_count × sequence_parallel_count must be that count
+error[unknown-field]: config.yaml:5: trt_llm.build.max_batch_sizee: there is no such field
+    hint: did you mean max_batch_size?
+error[wrong-type]: config.yaml:6: trt_llm.build.max_seq_len: input should be a valid integer"""
+
+
+def test_every_error_is_shown_with_line_field_and_hint(cli, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(BAD)
+    done = cli("lint", "config.yaml")
+    assert done.exit_code == 3
+    assert "\n".join(done.lines[:5]) == SAID
+    assert done.stderr.startswith("3 errors, ")
+
+
+def test_warnings_alone_are_exit_code_0(cli) -> None:
+    done = cli("lint", CORPUS / "experts-uneven.yaml")
+    assert done.exit_code == 0
+    assert "warning[uneven-experts]" in done.stdout
+
+
+def test_json_is_one_finding_a_line(cli, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(BAD)
+    found = [json.loads(line) for line in cli("lint", "config.yaml", "--json").lines]
+    assert found[1] == {
+        "severity": "error",
+        "code": "unknown-field",
+        "where": "trt_llm.build.max_batch_sizee",
+        "message": "there is no such field",
+        "hint": "did you mean max_batch_size?",
+        "file": "config.yaml",
+        "line": 5,
+    }
+
+
+def test_a_config_that_is_not_there_is_a_mistake_of_usage(cli) -> None:
+    done = cli("lint", "nothing.yaml")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "usage/no-recipe" in done.stderr
+
+
+def test_a_recipe_in_order_has_nothing_against_it(cli, repository: Path) -> None:
+    done = cli("lint", repository / "recipes" / "tiny_qwen3.py")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "nothing to say\n")
+
+
+@pytest.mark.parametrize("args", [(), ("--json",)])
+def test_mistakes_of_a_recipe_are_findings_too(cli, tmp_path: Path, args: tuple[str, ...]) -> None:
+    (tmp_path / "recipe.py").write_text("import numpy\n")
+    done = cli("lint", "recipe.py", *args)
+    assert done.exit_code == 3
+    assert "import-not-allowed" in done.stdout
+
+
+def test_a_stage_that_reads_this_machine_is_noted(cli, tmp_path: Path) -> None:
+    (tmp_path / "make.py").write_text("")
+    (tmp_path / "recipe.py").write_text(
+        "from hermetic import Host, Script\nit = Script('make.py', environment=Host(paths=('/bin/sh',)))\n"
+    )
+    done = cli("lint", "recipe.py")
+    assert done.exit_code == 0
+    assert done.lines[0].startswith("note[host-environment]: recipe.py:2: it: ")
