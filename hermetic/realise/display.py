@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Live", "Plain", "human_bytes", "human_time"]
 
-_MARKS = {"in-place": "✔", "adopted": "✔", "built": "✔", "failed": "✘", "skipped": "-", "waiting": "⏸", "planned": "⏸"}
+_MARKS = {
+    "in-place": "✔",
+    "adopted": "✔",
+    "built": "✔",
+    "fetched": "✔",
+    "failed": "✘",
+    "skipped": "-",
+    "waiting": "⏸",
+    "planned": "⏸",
+}
 
 
 def human_bytes(count: float) -> str:
@@ -94,9 +103,9 @@ class State:
 
 def describe(row: Row, now: float, expected: float | None) -> str:
     """One row's right-hand side: what goes on, how much of it is done, how long it took or will take."""
-    if row.state in ("in-place", "adopted", "built"):
+    if row.state in ("in-place", "adopted", "built", "fetched"):
         how = "harvested" if row.data.get("outcome") == "harvested" else row.state
-        tail = f"  {human_time(row.seconds(now))}" if row.state == "built" else ""
+        tail = f"  {human_time(row.seconds(now))}" if row.state in ("built", "fetched") else ""
         tail += f"  warning: {row.data['warning']}" if row.data.get("warning") else ""
         return f"{how}  {human_bytes(row.data.get('size', 0))}{tail}"
     if row.state in ("planned", "waiting", "skipped", "failed"):
@@ -124,7 +133,7 @@ def _amount(row: Row, seconds: float) -> str:
     return text
 
 
-_SHOWN = FINAL | {"waiting", "building"}
+_SHOWN = FINAL | {"waiting", "building", "fetching"}
 
 
 _PATIENCE = 5.0  # seconds between two lines about one stage's bytes
@@ -193,7 +202,9 @@ class Live:
         with self._lock:
             rows = list(self.state.rows.values())
         for row in rows[-40:]:
-            style = {"failed": "red", "built": "green", "adopted": "green", "in-place": "dim"}.get(row.state, "")
+            style = {"failed": "red", "built": "green", "adopted": "green", "fetched": "green", "in-place": "dim"}.get(
+                row.state, ""
+            )
             mark = _MARKS.get(row.state, "▸")
             table.add_row(Text(mark, style), Text(row.name, style), describe(row, now, self.state.expected(row.name)))
             if row.state == "building" and row.last_line:

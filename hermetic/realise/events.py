@@ -10,16 +10,16 @@ from typing import Any, TypeAlias
 __all__ = ["FINAL", "Event", "Listener"]
 
 #: States after which nothing more is heard of a stage.
-FINAL = frozenset({"in-place", "adopted", "built", "failed", "skipped"})
+FINAL = frozenset({"in-place", "adopted", "built", "fetched", "failed", "skipped"})
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """One thing that happened.
 
-    `kind` is ``plan`` (what will be done), ``state`` (a stage is now waiting, preparing, building, storing, or in one
-    of `FINAL`), ``progress`` (bytes so far, and of how many if known), ``output`` (what the stage printed) or
-    ``result`` (the store paths). `at` is seconds since the epoch.
+    `kind` is ``plan`` (what will be done), ``state`` (a stage is now waiting, preparing, building, fetching,
+    storing, or in one of `FINAL`), ``progress`` (bytes so far, and of how many if known), ``output`` (what the stage
+    printed) or ``result`` (the store paths). `at` is seconds since the epoch.
     """
 
     kind: str

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from hermetic.derivation import Derivation, Graph, SourceInput, resolved_key
 from hermetic.digest import Key, ResolvedKey, TreeDigest
 from hermetic.errors import HermeticError, HermeticErrors
-from hermetic.realise.builder import Builder
+from hermetic.realise.builder import Builder, Built
 from hermetic.realise.events import Event, Listener
+from hermetic.realise.fetching import Fetcher
 from hermetic.realise.plan import Plan, make_plan
 from hermetic.store import Realisation
 
@@ -28,6 +29,7 @@ class Scheduler:
     listener: Listener
     keep_going: bool = False
     _errors: list[HermeticError] = field(default_factory=list)
+    _fetcher: Fetcher | None = None
 
     async def realise(self, wanted: Iterable[Key]) -> dict[Key, Realisation]:
         """Realise `wanted` and whatever they need. Raises the first error, or all of them with `keep_going`."""
@@ -113,14 +115,31 @@ class Scheduler:
             adopted = await self.builder.adopt(derivation, equal, resolved, inputs)
             self._tell(derivation, "adopted", size=adopted.size, path=str(self._path(adopted)), same_as=equal.key.hex)
             return adopted
+        if derivation.fixed is not None:
+            return await self._fetch(derivation, resolved)
         try:
             built = await self.builder.build(derivation, inputs, resolved)
         except HermeticError as error:
-            self._tell(derivation, "failed", domain=error.domain.value, reason=error.reason, message=error.message)
+            why = {"domain": error.domain.value, "reason": error.reason, "message": error.message}
+            used = {"used": error.data["used"]} if "used" in error.data else {}
+            self._tell(derivation, "failed", **why, **used)
             raise
         made = built.realisation
-        warning = {"warning": built.warning} if built.warning else {}
-        self._tell(derivation, "built", size=made.size, path=str(self._path(made)), outcome=built.outcome, **warning)
+        more = {"outcome": built.outcome, "used": dict(built.used), **_warning(built)}
+        self._tell(derivation, "built", size=made.size, path=str(self._path(made)), **more)
+        return made
+
+    async def _fetch(self, derivation: Derivation, resolved: ResolvedKey) -> Realisation:
+        if self._fetcher is None:
+            self._fetcher = Fetcher(self.builder.store, self.builder.run, self.listener)
+        try:
+            made = await self._fetcher.fetch(derivation, resolved)
+        except HermeticError as error:
+            why = {"domain": error.domain.value, "reason": error.reason, "message": error.message}
+            used = {"used": error.data["used"]} if "used" in error.data else {}
+            self._tell(derivation, "failed", **why, **used)
+            raise
+        self._tell(derivation, "fetched", size=made.size, path=str(self._path(made)))
         return made
 
     def _equal(self, resolved: ResolvedKey) -> Realisation | None:
@@ -138,6 +157,10 @@ class Scheduler:
 
     def _path(self, realisation: Realisation) -> object:
         return self.builder.store.path(realisation.key, realisation.name)
+
+
+def _warning(built: Built) -> dict[str, str]:
+    return {"warning": built.warning} if built.warning else {}
 
 
 def _trees(derivation: Derivation, inputs: Mapping[str, Realisation]) -> dict[str, TreeDigest]:

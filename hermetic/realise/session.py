@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from hermetic.derivation import Derivation
 from hermetic.digest import Key
+from hermetic.errors import Domain, HermeticError
 from hermetic.realise.builder import Builder
 from hermetic.realise.check import Checked, build_again
 from hermetic.realise.evaluated import Evaluated
@@ -60,6 +61,9 @@ def check(evaluated: Evaluated, store: Store, options: Options, listener: Listen
     Raises as `realise` does.
     """
     target = evaluated.wanted[0]
+    if target.fixed is not None:
+        message = f"{target.name!r} is fetched, not built: each of its files is compared with the lock file every time"
+        raise HermeticError(Domain.USAGE, "nothing-to-check", message)
     with store.begin() as run:
         builder = builder_of(evaluated, run, store, options, listener)
         return asyncio.run(stoppable(_check(target, Scheduler(evaluated.graph, builder, listener))))

@@ -9,7 +9,10 @@ from hermetic.store.layout import Layout
 from hermetic.store.locks import is_held, remove_unheld
 from hermetic.store.removal import remove_tree
 
-__all__ = ["discard", "kept", "sweep"]
+__all__ = ["UNFINISHED", "discard", "kept", "sweep"]
+
+#: What names of downloads on their way begin with, before a dash and the key.
+UNFINISHED = "fetch"
 
 
 def sweep(layout: Layout) -> None:
@@ -21,6 +24,8 @@ def sweep(layout: Layout) -> None:
         run = name.partition("-")[0]
         if run == "f":
             _remove_unheld(path)
+        elif run == UNFINISHED:
+            continue  # what has arrived of a download: the next try goes on from there
         elif not name.endswith(".kept") and f"{name}.kept" not in names:
             if run not in alive:
                 alive[run] = is_held(f"{layout.root}/leases/{run}")
