@@ -1,0 +1,95 @@
+"""The engine kind `tensorrt-llm-pytorch`: TensorRT-LLM loads a Hugging Face checkpoint itself, nothing is compiled.
+
+::
+
+    model = PyTorchModel(checkpoint=quantised, release="1.2.1", tp=2,
+                         options={"max_batch_size": 64, "kv_cache_config": {"free_gpu_memory_fraction": "0.85"}})
+
+What a server needs is one artefact: the checkpoint, ``model.yaml`` with the arguments of ``tensorrt_llm.LLM``, and the
+autotuner's cache, if there is one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import tomllib
+from typing import Any, ClassVar
+
+from pydantic import Field, InstanceOf, model_validator
+from pydantic_core import PydanticCustomError
+
+from hermetic.llm.environments import files_environment
+from hermetic.llm.quantise import Input, Positive
+from hermetic.recipe import Environment, Stage
+
+__all__ = ["PyTorchModel"]
+
+_DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "support", "llm-args.toml")
+_TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool, "dict": dict}
+
+
+class PyTorchModel(Stage):
+    """``checkpoint/``, ``model.yaml`` and, with `autotuner_cache`, ``autotuner.json``: what Triton's LLM API backend,
+    ``trtllm-serve`` and ``tensorrt_llm.LLM`` load.
+
+    The checkpoint is checked: every shard whole, the tokenizer there, and the quantisation, if any, one that the
+    backend reads (ModelOpt's ``hf_quant_config.json`` and ``config.json`` agreeing). With `quantisation`, such as
+    ``W4A8_AWQ``, it must be that one. `options` are checked against the arguments that are known of the releases;
+    one that is not is refused unless `unchecked` names it. Decimals are strings.
+
+    `autotuner_cache` is a JSON file that TensorRT-LLM left where ``TLLM_AUTOTUNER_CACHE_PATH`` pointed: kernels as
+    measured on one GPU, and only for that kind of GPU.
+    """
+
+    kind: ClassVar[str] = "tensorrt-llm-pytorch.model"
+    version: ClassVar[int] = 1
+    programs: ClassVar[tuple[str, ...]] = ("pytorch_model.py", "safetensors_file.py", "stage_file.py")
+    platform: ClassVar[tuple[str, ...]] = ()
+
+    environment: InstanceOf[Environment] = Field(default_factory=files_environment)
+    checkpoint: Input
+    autotuner_cache: Input | None = None
+    release: str
+    tp: Positive = 1
+    pp: Positive = 1
+    quantisation: str = ""
+    options: dict[str, Any] = Field(default_factory=dict)
+    unchecked: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> PyTorchModel:
+        known = arguments()
+        for name, value in self.options.items():
+            if name in known["ours"]:
+                raise _unfit(f"{name} can't be set: {known['ours'][name]}")
+            kind = known["types"].get(name)
+            if kind is None and name not in self.unchecked:
+                close = difflib.get_close_matches(name, known["types"], n=1)
+                hint = f"; did you mean {close[0]}?" if close else "; list it in unchecked if the release has it"
+                raise _unfit(f"{name} is no argument of tensorrt_llm.LLM that is known{hint}")
+            if kind is not None and type(value) is not _TYPES[kind]:
+                raise _unfit(f"{name} is {value!r}, and should be of type {kind}")
+        if not self.release.startswith("1."):
+            raise _unfit(f"release {self.release!r}: the arguments are known of the releases from 1.0 on")
+        return self
+
+    def parameters_in_full(self) -> dict[str, Any]:
+        """As ever, without the input that is not given."""
+        found = {name: value for name, value in super().parameters_in_full().items() if value is not None}
+        return found | {"decimals": arguments()["decimals"]}
+
+    def parameters_in_key(self) -> dict[str, Any]:
+        return {name: value for name, value in super().parameters_in_key().items() if value is not None}
+
+
+@functools.cache
+def arguments() -> dict[str, Any]:
+    """``support/llm-args.toml``."""
+    with open(_DATA, "rb") as stream:
+        return tomllib.load(stream)
+
+
+def _unfit(message: str) -> PydanticCustomError:
+    return PydanticCustomError("unfit", "{reason}", {"reason": message})
