@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from hermetic.llm import engine_lint
 from hermetic.llm.findings import Checks, Finding, Severity
 from hermetic.recipe import Host, Recipe, Stage
 
@@ -29,3 +30,6 @@ def host_environments(recipe: Recipe) -> Iterator[Finding]:
         if isinstance(stage.environment, Host):
             message = "it runs with files of this machine, so its key means little elsewhere"
             yield about(stage, name, "host-environment", Severity.NOTE, message, "an Image or a PythonEnv")
+
+
+RECIPES(engine_lint.findings)

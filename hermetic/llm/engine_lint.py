@@ -1,0 +1,77 @@
+"""What ``hermetic lint`` says of TensorRT-LLM engines: options, images, model families, quantisation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from hermetic.llm.findings import Finding, Severity
+from hermetic.llm.origins import origins
+from hermetic.llm.quantise import Quantise
+from hermetic.llm.support import Target, refusals
+from hermetic.llm.support.releases import contents, first_release, is_older
+from hermetic.llm.tensorrt_llm import Engine
+from hermetic.recipe import Image, Recipe, Stage
+
+__all__ = ["findings"]
+
+#: Model families by the names that their repositories begin with.
+_FAMILIES: Final = {r"qwen3-.*-a\d+b": "Qwen3MoeForCausalLM", r"qwen3": "Qwen3ForCausalLM"}
+
+
+def findings(recipe: Recipe) -> Iterator[Finding]:
+    """Of every engine of `recipe`, at the line that makes it."""
+    for engine, name in recipe.names.items():
+        if isinstance(engine, Engine):
+            for found in (*engine.findings(), *_image(engine), *_family(engine), *_quantised(engine)):
+                yield _placed(found, engine, name)
+
+
+def _image(engine: Engine) -> Iterator[Finding]:
+    if not isinstance(engine.environment, Image):
+        return
+    held = contents(engine.environment.reference)
+    if held is not None and held.tensorrt_llm != engine.release:
+        message = (
+            f"the image {engine.environment.reference} holds TensorRT-LLM {held.tensorrt_llm}, not {engine.release}"
+        )
+        hint = f"release={held.tensorrt_llm!r}, or an image of {engine.release}"
+        yield Finding("image-and-release", Severity.ERROR, "release", message, hint, held.source)
+
+
+def _family(engine: Engine) -> Iterator[Finding]:
+    for snapshot in origins(engine).snapshots:
+        model = snapshot["repository"].rpartition("/")[2].lower()
+        architecture = next((name for pattern, name in _FAMILIES.items() if re.match(pattern, model)), "")
+        since, source = first_release(architecture)
+        if since and is_older(engine.release, since):
+            message = f"TensorRT-LLM {engine.release} does not know {architecture} of {snapshot['repository']}"
+            yield Finding(
+                "model-and-release", Severity.ERROR, "release", message, f"{since} is the first that does", source
+            )
+
+
+def _quantised(engine: Engine) -> Iterator[Finding]:
+    """What the quantising stage could not know: the options of the engine that is built from it."""
+    stage = engine.checkpoint
+    if not isinstance(stage, Quantise):
+        return
+    paged = engine.options.get("use_paged_context_fmha") == "enable"
+    target = Target("tensorrt-llm", paged_context_fmha=paged)
+    for refusal in refusals(target, stage.format, stage.kv_cache, stage.export):
+        yield Finding(
+            refusal.reason,
+            Severity.ERROR,
+            "options.use_paged_context_fmha",
+            refusal.message,
+            refusal.instead,
+            refusal.source,
+        )
+
+
+def _placed(found: Finding, stage: Stage, name: str) -> Finding:
+    place = stage.where
+    where = f"{name}: {found.where}" if found.where else name
+    return replace(found, where=where, file=place.file if place else "", line=place.line if place else 0)

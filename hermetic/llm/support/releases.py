@@ -1,0 +1,82 @@
+"""Which toolchain is in which image, and what a GPU or a model family asks of it: questions to `releases.toml`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = ["Contents", "contents", "cuda_for", "first_release", "is_older", "of_release"]
+
+_HERE: Final = os.path.dirname(os.path.abspath(__file__))
+_RELEASE: Final = re.compile(r"(?:^|/)tensorrt-llm/release:(\d+\.\d+\.\d+[^@]*)")
+_TRITON: Final = re.compile(r"(?:^|/)tritonserver:(\d\d\.\d\d)-trtllm-python-py3")
+_RELEASE_WITH_TRITON: Final = re.compile(r"(?:^|/)tensorrt-llm/release:(\d\d\.\d\d)-trtllm-python-py3")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What an image holds; "" is not known. `driver` is the one that its maker names beside it. `source` says who."""
+
+    tensorrt_llm: str
+    tensorrt: str = ""
+    cuda: str = ""
+    driver: str = ""
+    source: str = ""
+
+
+def contents(reference: str) -> Contents | None:
+    """What an image of NVIDIA's holds by its tag, wherever it is mirrored; None if the tag tells nothing."""
+    if (match := _TRITON.search(reference) or _RELEASE_WITH_TRITON.search(reference)) is not None:
+        return _triton(match[1])
+    if (match := _RELEASE.search(reference)) is not None:
+        return of_release(match[1]) or Contents(match[1])
+    return None
+
+
+def of_release(release: str) -> Contents | None:
+    """TensorRT and CUDA that a TensorRT-LLM release comes with in NVIDIA's containers."""
+    row = next((row for row in _table()["triton"] if row["tensorrt_llm"] == release), None)
+    return _contents(row) if row is not None else None
+
+
+def cuda_for(sm: str) -> tuple[str, str]:
+    """The first CUDA that knows a compute capability such as "90", and where that is from; "" if not known."""
+    table = _table()
+    newest = sm in ("100", "120")
+    return table["cuda_for"].get(sm, ""), table["sources"]["blackwell" if newest else "capability"]
+
+
+def first_release(architecture: str) -> tuple[str, str]:
+    """The first TensorRT-LLM that builds engines of `architecture`, and where that is from; "" if not known."""
+    found = _table()["architectures"].get(architecture)
+    return (found["since"], _table()["sources"][found["source"]]) if found is not None else ("", "")
+
+
+def is_older(version: str, than: str) -> bool:
+    """Whether one dotted version is before another; what follows the numbers (``.post1``, ``rc2``) does not count."""
+    return _numbers(version) < _numbers(than)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found is not None else ()
+
+
+def _triton(tag: str) -> Contents | None:
+    row = next((row for row in _table()["triton"] if tag in row["tags"]), None)
+    return _contents(row) if row is not None else None
+
+
+def _contents(row: dict[str, Any]) -> Contents:
+    source = _table()["sources"]["triton"]
+    return Contents(row["tensorrt_llm"], row["tensorrt"], row["cuda"], row["driver"], source)
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    with open(os.path.join(_HERE, "releases.toml"), "rb") as stream:
+        return tomllib.load(stream)

@@ -1,0 +1,111 @@
+"""Contradictions between image, release, model family, quantisation and options, named before anything runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hermetic.llm.support.releases import contents, cuda_for, first_release, is_older
+
+DIGEST = "@sha256:" + "0" * 64
+RECIPE = """\
+from hermetic import Image, Source, hub_snapshot
+from hermetic.llm import tensorrt_llm
+from hermetic.llm.quantise import calibration, quantise
+
+image = Image("registry.example.com/nvidia/{image}{digest}")
+{weights}
+engine = tensorrt_llm.Engine(environment=image, release="{release}", checkpoint=weights, options={options})
+"""
+QUANTISED = """\
+samples = calibration(Source("samples.txt"), count=8, column="", max_length=64, seed=1)
+weights = quantise(Source("model"), "w4a8_awq", kv_cache="fp8", export="tensorrt_llm", calibration=samples)
+"""
+
+
+@pytest.fixture
+def lint(tmp_path: Path, cli):
+    for name in ("model", "checkpoint"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    (tmp_path / "samples.txt").write_text("one\n\ntwo\n")
+
+    def run(image: str, release: str = "1.2.1", weights: str = 'weights = Source("checkpoint")', options: str = "{}"):
+        text = RECIPE.format(image=image, digest=DIGEST, release=release, weights=weights, options=options)
+        (tmp_path / "recipe.py").write_text(text)
+        result = cli("lint", "recipe.py", "--json")
+        found = [json.loads(line) for line in result.lines]
+        return result.exit_code, [one for one in found if one["severity"] != "note"]
+
+    return run
+
+
+class TestContradictions:
+    def test_an_engine_that_agrees_with_itself(self, lint) -> None:
+        assert lint("tensorrt-llm/release:1.2.1") == (0, [])
+
+    def test_an_image_of_another_release(self, lint) -> None:
+        code, (found,) = lint("tensorrt-llm/release:1.2.0")
+        assert (code, found["code"], found["where"], found["line"]) == (3, "image-and-release", "engine: release", 7)
+        assert "1.2.0" in found["message"]
+        assert "release='1.2.0'" in found["hint"]
+
+    def test_the_guide_s_image_is_far_too_old(self, lint) -> None:
+        code, (found,) = lint("tensorrt-llm/release:24.05-trtllm-python-py3", release="0.12.0")
+        assert (code, found["code"]) == (3, "image-and-release")
+        assert "TensorRT-LLM 0.9.0" in found["message"]
+
+    def test_four_bit_weights_an_fp8_cache_and_paged_context_attention(self, lint) -> None:
+        options = '{"use_paged_context_fmha": "enable"}'
+        code, (found,) = lint("tensorrt-llm/release:1.2.1", weights=QUANTISED, options=options)
+        assert (code, found["code"]) == (3, "format-and-cache")
+        assert "use_paged_context_fmha" in found["hint"]
+        assert found["source"]
+
+    def test_without_paged_context_attention_they_go_together(self, lint) -> None:
+        options = '{"use_paged_context_fmha": "disable"}'
+        assert lint("tensorrt-llm/release:1.2.1", weights=QUANTISED, options=options) == (0, [])
+
+    def test_an_option_that_does_not_exist_is_an_error_of_the_recipe(self, lint) -> None:
+        code, (found,) = lint("tensorrt-llm/release:1.2.1", options='{"max_output_tokens": 1024}')
+        assert (code, found["severity"]) == (3, "error")
+        assert "--max_output_tokens" in found["message"]
+
+    def test_a_doubt_is_a_warning(self, lint) -> None:
+        code, (found,) = lint("tritonserver:25.04-trtllm-python-py3", "0.18.2", options='{"fuse_fp4_quant": "enable"}')
+        assert (code, found["severity"], found["code"]) == (0, "warning", "unsure-option")
+
+
+class TestTables:
+    @pytest.mark.parametrize(
+        ("reference", "release"),
+        [
+            ("mirror.example.com/nvidia/tritonserver:26.07-trtllm-python-py3", "1.2.1"),
+            ("nvidia/tritonserver:25.05-trtllm-python-py3@sha256:00", "0.19.0"),
+            ("nvidia/tensorrt-llm/release:1.3.0rc20", "1.3.0rc20"),
+            ("nvidia/tritonserver:25.05-py3", None),
+            ("debian:12", None),
+        ],
+    )
+    def test_what_a_tag_says(self, reference: str, release: str | None) -> None:
+        held = contents(reference)
+        assert (held.tensorrt_llm if held else None) == release
+
+    def test_a_blackwell_card_needs_a_newer_cuda_than_the_guide_s(self) -> None:
+        needed, source = cuda_for("120")
+        assert is_older("12.4", needed)
+        assert source
+        assert cuda_for("999")[0] == ""
+
+    def test_when_qwen3_came(self) -> None:
+        assert first_release("Qwen3ForCausalLM")[0] == "0.20.0"
+        assert first_release("UnheardOf") == ("", "")
+
+    @pytest.mark.parametrize(
+        ("version", "than", "older"),
+        [("0.9.0", "0.20.0", True), ("1.2.1", "1.2.1", False), ("1.3.0rc2", "1.2.1", False)],
+    )
+    def test_order(self, version: str, than: str, older: bool) -> None:
+        assert is_older(version, than) == older
