@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,10 +17,10 @@ from hermetic.realise.events import Event, Listener
 from hermetic.realise.harvesting import Harvester
 from hermetic.realise.launcher import Launcher, Program
 from hermetic.realise.output import Lines
+from hermetic.realise.limits import exceeded, known, limits_of, require_disk
 from hermetic.realise.resources import Resources
 from hermetic.realise.sources import materialise_source
 from hermetic.sandbox.environments import EnvironmentMounts
-from hermetic.sandbox.plan import Limits
 from hermetic.sandbox.runner import Exit
 from hermetic.store import Attempt, Realisation, Run, Store, Workspace
 from hermetic.store.faults import storing
@@ -36,6 +36,7 @@ _OF_STAGES: Final = frozenset(
         "harvest-take",
         "harvest-too-small",
         "out-of-memory",
+        "out-of-disk",
         "stage-failed",
         "stage-silent",
         "stage-timed-out",
@@ -46,12 +47,16 @@ _OF_STAGES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A new realisation and how its stage ended: `outcome` is the attempt's, `warning` what is odd about it."""
+    """A new realisation and how its stage ended: `outcome` is the attempt's, `warning` what is odd about it.
+
+    `used` is what `Usage.as_json` says.
+    """
 
     realisation: Realisation
     outcome: str
     warning: str = ""
 
+    used: Mapping[str, object] = field(default_factory=dict)
 
 @dataclass
 class Builder:
@@ -119,9 +124,11 @@ class Builder:
                 harvester = Harvester(derivation, self.launcher, mounts, str(place.path), str(attempt.log))
             self._state(derivation, "building", log=str(attempt.log))
             ended = await self._launch(program, derivation, mounts, place, attempt, harvester)
-            status = ended.status
+            status, facts = ended.status, known(ended)
             if harvester is None:
+        facts: dict[str, Any] = {}
                 self._judge(derivation, ended)
+            require_disk(derivation.stage, derivation.name, str(self.store.root))
                 output, good, warning = place.path / "out", "exited", ""
             else:
                 conclusion = await harvester.conclude(ended)
@@ -130,7 +137,7 @@ class Builder:
             self._state(derivation, "storing")
             realisation = await asyncio.to_thread(self._take, derivation, inputs, resolved, output, attempt)
             outcome = good
-            return Built(realisation, outcome, warning)
+            return Built(realisation, outcome, warning, facts["used"])
         except HermeticError as error:
             outcome = harvester.failed if harvester is not None else ""
             outcome = outcome or ("timed-out" if error.domain is Domain.TIMEOUT else "failed")
@@ -142,9 +149,10 @@ class Builder:
         finally:
             # The workspace first: on a full disk the record can only be written once its space is free again.
             keep = self.keep_failed and outcome not in ("exited", "harvested", "stopped")
+            error.data.update(facts)
             place.close(keep=keep)
-            kept = {"workspace": str(place.path)} if keep else {}
-            attempt.finish(outcome, status=status, **kept, **(harvester.record() if harvester is not None else {}))
+            facts |= {"workspace": str(place.path)} if keep else {}
+            attempt.finish(outcome, status=status, **facts, **(harvester.record() if harvester is not None else {}))
 
     async def _launch(
         self,
@@ -156,8 +164,7 @@ class Builder:
         harvester: Harvester | None,
     ) -> Exit:
         lines = Lines(lambda line: self._tell("output", derivation, line=line))
-        stage = derivation.stage
-        limits = Limits(wall_s=stage.timeout or None, silence_s=stage.silence or None)
+        limits = limits_of(derivation.stage)
 
         def both(data: bytes) -> None:
             assert harvester is not None
@@ -166,7 +173,8 @@ class Builder:
 
         watched: dict[str, Any] = {"limits": limits, "on_output": lines}
         if harvester is not None:  # which has limits of its own
-            watched = {"limits": Limits(), "on_output": both, "overseer": harvester.oversee}
+            limits = replace(limits, wall_s=None, silence_s=None)
+            watched = {"limits": limits, "on_output": both, "overseer": harvester.oversee}
         log = os.open(attempt.log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
             with storing(str(self.store.root)):  # a stage that fills the disk leaves no room for its log either
@@ -187,10 +195,9 @@ class Builder:
                 Domain.TIMEOUT, "stage-timed-out" if ended.timed_out else "stage-silent", message, hint=hint
             )
         how = f"exited with status {ended.status}" if ended.signal is None else f"was killed by signal {ended.signal}"
-        if ended.oom:
-            how = "ran out of memory"
-        reason = "out-of-memory" if ended.oom else "stage-failed"
-        raise HermeticError(Domain.BUILD, reason, f"stage {derivation.name!r} {how}")
+        if (error := exceeded(stage, derivation.name, ended)) is not None:
+            raise error  # before the time: a process that was killed for memory may be what the others waited for
+        raise HermeticError(Domain.BUILD, "stage-failed", f"stage {derivation.name!r} {how}")
 
     def _explain(self, error: HermeticError, derivation: Derivation, attempt: Attempt, place: Workspace) -> None:
         """Add to a failure what its reader needs next: the end of the log, and where the rest is."""

@@ -16,7 +16,8 @@ from hermetic.digest import Key
 from hermetic.realise.evaluated import Evaluated
 from hermetic.realise.launcher import Program, description, plan_of
 from hermetic.sandbox import abi, environments, launch
-from hermetic.sandbox.plan import LaunchPlan, Limits
+from hermetic.realise.limits import limits_of
+from hermetic.sandbox.plan import LaunchPlan
 from hermetic.store import Store
 
 __all__ = ["script"]
@@ -40,7 +41,7 @@ def _stage(derivation: Derivation, evaluated: Evaluated, store: Store) -> Iterat
     inputs = {role: _place_of(item, evaluated.graph, store) for role, item in derivation.inputs.items()}
     program = Program(derivation.name, stage.program_files(), stage.parameters_in_full(), inputs)
     mounts = environments.planned(stage.environment, evaluated.identities[stage.environment], store)
-    plan = _masked(plan_of(program, mounts, place, Limits(wall_s=stage.timeout or None)))
+    plan = _masked(plan_of(program, mounts, place, limits_of(stage)))
     yield f"# {derivation.name}: {store.path(derivation.key, derivation.name)}"
     yield from _workspace(place, program)
     yield from _runtimes(plan)

@@ -6,16 +6,16 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hermetic.derivation import Derivation
 from hermetic.errors import Domain, HermeticError
 from hermetic.harvest import Conclusion, Ended, File, Outcome, RealSite, Session, Watch, WatchLimits, take, too_small
 from hermetic.realise.launcher import Launcher, Program
+from hermetic.realise.limits import exceeded, limits_of
 from hermetic.recipe.harvest import Harvest
 from hermetic.sandbox.environments import EnvironmentMounts
-from hermetic.sandbox.plan import Limits
 from hermetic.sandbox.processes import Tree
 from hermetic.sandbox.runner import Exit
 
@@ -76,7 +76,8 @@ class Harvester:
         how = Ended(ended.status, ended.signal, stopped=ended.stopped, oom=ended.oom)
         self.conclusion = await self._session.conclude(how)
         if not self.conclusion.good:
-            raise self._failure(self.conclusion, how)
+            beyond = exceeded(self._derivation.stage, self._derivation.name, ended)
+            raise beyond or self._failure(self.conclusion, how)
         return self.conclusion
 
     def take(self, conclusion: Conclusion, inputs: Mapping[str, str]) -> str:
@@ -125,10 +126,9 @@ class Harvester:
         if found.outcome is Outcome.EMPTY:
             message = f"stage {name!r} exited with status 0, but its artefacts are not complete: {doubts}"
             return HermeticError(Domain.BUILD, "exited-incomplete", message)
-        reason = "out-of-memory" if ended.oom else "crashed"
         how = "was stopped" if ended.stopped else str(ended)
         message = f"stage {name!r} {how}, and its artefacts are not complete{': ' if doubts else ''}{doubts}"
-        return HermeticError(Domain.BUILD, reason, message)
+        return HermeticError(Domain.BUILD, "crashed", message)
 
     async def _validate(self, folder: str, files: tuple[File, ...]) -> str:
         """Run the validator on hard links to the artefacts, in a sandbox of its own, beside the frozen stage."""
@@ -147,7 +147,7 @@ class Harvester:
             )
             log = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             try:
-                limits = Limits(wall_s=self._limits().wall or None)
+                limits = replace(limits_of(stage), wall_s=self._limits().wall or None, silence_s=None)
                 ended = await self._launcher.launch(program, self._mounts, str(place.path), limits, log=log)
             finally:
                 os.close(log)

@@ -21,7 +21,22 @@ __all__ = ["EXCLUDED", "Script", "Stage"]
 _LIBRARY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "llm", "programs")
 
 #: Fields that are no parameters: they never change a result, or have a part of the key to themselves (`harvest`).
-EXCLUDED = frozenset({"name", "environment", "cores", "memory_mb", "timeout", "silence", "check", "program", "harvest"})
+EXCLUDED = frozenset(
+    {
+        "check",
+        "cores",
+        "disk_mb",
+        "environment",
+        "harvest",
+        "memory_mb",
+        "name",
+        "processes",
+        "program",
+        "shm_mb",
+        "silence",
+        "timeout",
+    }
+)
 
 
 class Stage(BaseModel):
@@ -35,10 +50,14 @@ class Stage(BaseModel):
     A parameter that equals its default does not enter the key, so a new field with a default changes no key.
     Changing what an existing class does, or a released default, needs a higher `version`.
 
-    The fields below do not change results and are not in the key: `cores` and `memory_mb` (MiB) are what the
-    scheduler sets aside for the stage, `timeout` its wall time and `silence` its time without output in seconds
-    (0: no limit), and a stage with `check` set must succeed before a target that is one of its inputs counts as
-    realised.
+    The fields below do not change results and are not in the key. `cores` and `memory_mb` (MiB) are what the
+    scheduler sets aside for the stage. A `memory_mb` that a recipe gives is the stage's limit as well; the default of a
+    class is none. `processes` limits processes and threads (0: by thousands, against fork bombs), `disk_mb` what the
+    stage holds in its workspace, and so much must be free before it starts (0: as much as there is); `shm_mb` is the
+    size of ``/dev/shm``, and counts as memory when it is used. `timeout` is its wall time and `silence` its time
+    without output in seconds (0: no limit), and a stage with `check` set must succeed before a target that is one of
+    its inputs counts as realised.
+
 
     `harvest` is for programs that may not end by themselves; what it takes is in the key, how long it waits is not.
     """
@@ -66,6 +85,9 @@ class Stage(BaseModel):
     silence: Annotated[int, Field(ge=0)] = 0
     harvest: InstanceOf[Harvest] | None = None
     check: bool = False
+    processes: Annotated[int, Field(ge=0)] = 0
+    disk_mb: Annotated[int, Field(ge=0)] = 0
+    shm_mb: Annotated[int, Field(ge=1)] = 1024
 
     _origin: evaluation.Origin | None = PrivateAttr(default=None)
     _folder: str = PrivateAttr(default="")
@@ -116,6 +138,11 @@ class Stage(BaseModel):
     def inputs_by_role(self) -> dict[str, Stage | Source]:
         """The stages and sources this one reads, by role."""
         return dict(self._inputs())
+
+    @property
+    def memory_limit_mb(self) -> int | None:
+        """`memory_mb` if the recipe gave it, else None."""
+        return self.memory_mb if "memory_mb" in self.model_fields_set else None
 
     def _inputs(self) -> Iterator[tuple[str, Stage | Source]]:
         for field in type(self).model_fields:

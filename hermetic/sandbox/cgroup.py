@@ -1,112 +1,193 @@
-"""Control groups: memory and process limits that hold for a stage's whole tree, where this machine lets us make one.
+"""Control groups: limits and accounts that hold for a stage's whole tree, where this machine lets us make one.
 
 Version 2 is used if an ancestor of our own group hands out the memory controller and is ours to write to (root, or a
-user under systemd's delegation), else version 1's memory and pids hierarchies, else none.
+user under systemd's delegation), else version 1's memory and pids hierarchies, else none. Our groups lie beside or
+below the driver's own, so that whatever limits the driver limits its stages too. Nobody else's group is touched.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from hermetic.sandbox import owner
 from hermetic.sandbox.plan import Limits
 
-__all__ = ["Group", "make"]
+__all__ = ["Group", "Parent", "make", "of", "parents", "sweep"]
 
-_PREFIX: Final = "hermetic-"
+_PREFIX: Final = "hermetic"
 _NUMBERS: Final = itertools.count(1)
+_READS: Final[
+    dict[str, dict[int, tuple[str, tuple[str, ...]]]]
+] = {  # what a group tells, by version: its file and the words of the lines to add up
+    "oom": {1: ("memory.oom_control", ("oom_kill",)), 2: ("memory.events", ("oom_kill",))},
+    "held": {1: ("memory.stat", ("total_rss", "total_shmem")), 2: ("memory.stat", ("anon", "shmem"))},
+}
+_PEAK: Final = {1: "memory.max_usage_in_bytes", 2: "memory.peak"}
+_OPTIONAL: Final = ("swap.max", "memsw.limit_in_bytes")  # kernels without swap accounting lack them
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Where groups can be made: one folder of version 2, or those of version 1's memory and pids hierarchies."""
+
+    version: int
+    memory: str
+    processes: str
 
 
 @dataclass(frozen=True)
 class Group:
-    """`folders` are one group in each hierarchy; `events` says how often the kernel killed for memory."""
+    """A group of version 1 or 2; `memory` is its folder in the memory hierarchy, `folders` are all that we made."""
 
-    folders: tuple[str, ...]
-    events: str
+    version: int
+    memory: str
+    folders: tuple[str, ...] = ()
 
     @property
     def doors(self) -> tuple[str, ...]:
-        """Files that take a process in."""
-        return tuple(f"{folder}/cgroup.procs" for folder in self.folders)
+        """Files that take in the thread that writes "0" to them.
+
+        Not ``cgroup.procs``, which waits for a grace period of the kernel's (12 ms); one thread moves itself in 0.1.
+        """
+        return tuple(f"{folder}/tasks" for folder in self.folders) if self.version == 1 else ()
+
+    def open(self) -> int | None:
+        """A descriptor to fork into the group with (version 2), where moving costs that grace period."""
+        return os.open(self.memory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if self.version == 2 else None
 
     def out_of_memory(self) -> bool:
         """Whether the kernel has killed one of the group's processes for memory."""
+        return bool(self._sum("oom"))
+
+    def held(self) -> int:
+        """Bytes in use that could not be dropped: anonymous and shared memory, without the page cache."""
+        return self._sum("held") or 0
+
+    def peak(self) -> int | None:
+        """The most bytes ever in use, page cache included; None where the kernel does not say (before 5.19)."""
         try:
-            with open(self.events, encoding="ascii") as stream:
-                return any(line.startswith("oom_kill ") and int(line.split()[1]) > 0 for line in stream)
-        except FileNotFoundError:
-            return False
+            with open(f"{self.memory}/{_PEAK[self.version]}", encoding="ascii") as stream:
+                return int(stream.read())
+        except OSError:
+            return None
 
     def close(self) -> None:
         """Remove the groups; their last process has ended."""
         for folder in self.folders:
             _remove(folder)
 
+    def _sum(self, what: str) -> int | None:
+        name, words = _READS[what][self.version]
+        try:
+            with open(f"{self.memory}/{name}", encoding="ascii") as stream:
+                pairs = (line.split() for line in stream)
+                return sum(int(pair[1]) for pair in pairs if pair[0] in words)
+        except OSError:
+            return None  # gone
+
 
 def make(limits: Limits) -> Group | None:
-    """A group with `limits`, or None where there is nothing to limit or no group can be made."""
-    if limits.memory_mb is None and limits.processes is None:
-        return None
-    name = f"{_PREFIX}{os.getpid()}-{next(_NUMBERS)}"
-    for parents, settings, events in _choices(limits):
-        folders = tuple(f"{parent}/{name}" for parent in parents)
-        made: list[str] = []
+    """A group with `limits`, or None where none can be made. Without limits it only keeps accounts."""
+    name = f"{_PREFIX}-{_namespace()}-{owner.name()}-{next(_NUMBERS)}"
+    for parent in _parents_here():
+        group = _group(parent, name)
         try:
-            for folder in folders:
-                _sweep(os.path.dirname(folder))
+            for folder in group.folders:
                 os.mkdir(folder)
-                made.append(folder)
-            for place, number, value in settings:
-                _write(f"{folders[number]}/{place}", value)
-            return Group(folders, f"{folders[0]}/{events}")
+            for path, value in _settings(parent.version, group, limits):
+                _write(path, value)
         except OSError:
-            for folder in made:
-                _remove(folder)
+            group.close()
+        else:
+            return group
     return None
 
 
-_Setting = tuple[str, int, str]  # file, number of the folder, value
+def of(pid: int) -> Group | None:
+    """The memory group that a process is in, which another made, to read what it tells."""
+    mounts = dict(_mounts(_read("/proc/self/mounts")))
+    groups = _groups(_read(f"/proc/{pid}/cgroup"))
+    for version, controller in ((1, "memory"), (2, "")):
+        if controller in mounts and controller in groups:
+            return Group(version, f"{mounts[controller]}{groups[controller].rstrip('/')}")
+    return None
 
 
-def _choices(limits: Limits) -> Iterator[tuple[list[str], list[_Setting], str]]:
-    mounts = dict(_mounts())
-    mine = _own_groups()
-    memory = str((limits.memory_mb or 0) << 20)
-    processes = str(limits.processes)
-    if "" in mounts and "" in mine:
-        both = [("memory.max", 0, memory), ("memory.swap.max", 0, "0")] if limits.memory_mb else []
-        both += [("pids.max", 0, processes)] if limits.processes else []
-        for parent in _handing_out(mounts[""], mine[""]):
-            yield [parent], both, "memory.events"
-    if "memory" in mounts and "pids" in mounts:
-        parents = [f"{mounts[name]}{mine.get(name, '/').rstrip('/')}" for name in ("memory", "pids")]
-        settings = [("memory.limit_in_bytes", 0, memory)] if limits.memory_mb else []
-        settings += [("pids.max", 1, processes)] if limits.processes else []
-        yield parents, settings, "memory.oom_control"
+def parents(mounts: str, mine: str) -> Iterator[Parent]:
+    """The places for groups, best first, from the texts of ``/proc/self/mounts`` and ``/proc/self/cgroup``."""
+    mounted, groups = dict(_mounts(mounts)), _groups(mine)
+    if "" in mounted and "" in groups:
+        for folder in _handing_out(mounted[""], groups[""]):
+            yield Parent(2, folder, folder)
+    if {"memory", "pids"} <= mounted.keys():
+        memory, processes = (f"{mounted[name]}{groups.get(name, '').rstrip('/')}" for name in ("memory", "pids"))
+        if os.access(memory, os.W_OK) and os.access(processes, os.W_OK):
+            yield Parent(1, memory, processes)
 
 
-def _mounts() -> Iterator[tuple[str, str]]:
+def sweep(parent: Parent) -> None:
+    """Remove the groups of drivers that were killed, and end whatever is still in them."""
+    ours = f"{_PREFIX}-{_namespace()}-"
+    for folder in {parent.memory, parent.processes}:
+        for name in os.listdir(folder):
+            if name.startswith(ours) and not owner.lives(name.removeprefix(ours).rpartition("-")[0]):
+                _end(f"{folder}/{name}")
+                _remove(f"{folder}/{name}")
+
+
+@functools.cache
+def _parents_here() -> tuple[Parent, ...]:
+    found = tuple(parents(_read("/proc/self/mounts"), _read("/proc/self/cgroup")))
+    for parent in found:
+        sweep(parent)
+    return found
+
+
+def _group(parent: Parent, name: str) -> Group:
+    folders = tuple(dict.fromkeys((f"{parent.memory}/{name}", f"{parent.processes}/{name}")))
+    return Group(parent.version, folders[0], folders)
+
+
+def _settings(version: int, group: Group, limits: Limits) -> Iterator[tuple[str, str]]:
+    """Files and what to write to them. Swap is no way around a limit."""
+    if limits.memory_mb is not None:
+        size = str(limits.memory_mb << 20)
+        names = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes") if version == 1 else ("memory.max",)
+        yield from ((f"{group.memory}/{name}", size) for name in names)
+        if version == 2:
+            yield f"{group.memory}/memory.swap.max", "0"
+    if limits.processes is not None:
+        yield f"{group.folders[-1]}/pids.max", str(limits.processes)
+
+
+def _mounts(text: str) -> Iterator[tuple[str, str]]:
     """Controller ("" for version 2) and where its hierarchy is mounted."""
-    with open("/proc/self/mounts", encoding="utf-8") as lines:
-        for line in lines:
-            _, place, kind, options, *_ = line.split()
-            if kind == "cgroup2":
-                yield "", place
-            elif kind == "cgroup":
-                yield from ((name, place) for name in options.split(",") if name in {"memory", "pids"})
+    for line in text.splitlines():
+        _, place, kind, options, *_ = line.split()
+        if kind == "cgroup2":
+            yield "", place
+        elif kind == "cgroup":
+            yield from ((name, place) for name in options.split(",") if name in {"memory", "pids"})
 
 
-def _own_groups() -> dict[str, str]:
-    with open("/proc/self/cgroup", encoding="utf-8") as lines:
-        fields = [line.rstrip("\n").split(":", 2) for line in lines]
+def _groups(text: str) -> dict[str, str]:
+    """The group by controller ("" for version 2)."""
+    fields = [line.split(":", 2) for line in text.splitlines()]
     return {name: path for _, names, path in fields for name in names.split(",")}
 
 
 def _handing_out(mount: str, mine: str) -> Iterator[str]:
-    """Ancestors of our own group, nearest first, whose children get the memory and pids controllers."""
+    """Ancestors of our own group, nearest first, whose children get the memory and pids controllers.
+
+    Who moves a process must be able to write to the nearest common ancestor of where it was and will be: this one.
+    """
     folder = mine.rstrip("/")
     while folder:
         folder = folder.rpartition("/")[0]
@@ -116,37 +197,42 @@ def _handing_out(mount: str, mine: str) -> Iterator[str]:
 
 
 def _if_handing_out(folder: str) -> Iterator[str]:
-    try:
-        with open(f"{folder}/cgroup.subtree_control", encoding="ascii") as stream:
-            controllers = stream.read().split()
-    except OSError:
-        return
-    if {"memory", "pids"} <= set(controllers) and os.access(f"{folder}/cgroup.procs", os.W_OK):
-        yield folder
+    with suppress(OSError):
+        handed = set(_read(f"{folder}/cgroup.subtree_control").split())
+        if {"memory", "pids"} <= handed and os.access(f"{folder}/cgroup.procs", os.W_OK):
+            yield folder
 
 
-def _sweep(parent: str) -> None:
-    """Remove the empty groups of drivers that were killed."""
-    for name in os.listdir(parent):
-        if name.startswith(_PREFIX) and not _lives(name.split("-")[1]):
-            _remove(f"{parent}/{name}")
+@functools.cache
+def _namespace() -> str:
+    """Process ids mean something only where they were given."""
+    return str(os.stat("/proc/self/ns/pid").st_ino)
 
 
-def _lives(pid: str) -> bool:
-    return os.path.isdir(f"/proc/{pid}")
+def _end(folder: str) -> None:
+    with suppress(OSError):
+        for pid in _read(f"{folder}/cgroup.procs").split():
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def _remove(folder: str) -> None:
-    try:
+    with suppress(OSError):  # still in use by a process that is ending: the next driver sweeps it
         os.rmdir(folder)
-    except OSError:
-        return  # still in use by a process that is ending: the next driver sweeps it
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+        return stream.read()
 
 
 def _write(path: str, value: str) -> None:
     try:
-        with open(path, "w", encoding="ascii") as stream:
-            stream.write(value)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        if not path.endswith("swap.max"):  # a kernel without swap accounting
+        if not path.endswith(_OPTIONAL):
             raise
+        return
+    try:
+        os.write(descriptor, value.encode())
+    finally:
+        os.close(descriptor)

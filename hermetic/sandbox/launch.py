@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import resource
 import signal
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,9 +28,11 @@ __all__ = [
     "BUILD_GID",
     "BUILD_UID",
     "NEUTRAL",
+    "OOM_SCORE",
     "Child",
     "drops_privileges",
     "granted_limits",
+    "limit_processes",
     "may_mount",
     "neutral",
     "resource_limits",
@@ -38,15 +42,20 @@ BUILD_UID: Final = 64733  # no account of Debian, systemd or Nix lies here, and 
 BUILD_GID: Final = 64733
 NEUTRAL: Final = "/tmp"  # noqa: S108  # covered by a private tmpfs
 
+OOM_SCORE: Final = 500  # of 1000: as if it used half of the memory more
+
 _CAP_SYS_ADMIN: Final = 21
 _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWUTS: Final = 0x04000000
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
 _PR_SET_PDEATHSIG: Final = 1
+_CLONE_INTO_CGROUP: Final = 0x200000000
+_CLONE3: Final = 435  # on every architecture
 _KEYCTL: Final = {"x86_64": 250, "aarch64": 219}
 _KEYCTL_JOIN_SESSION_KEYRING: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _MACHINE: Final = os.uname().machine
+_COUNTED_APART: Final = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (5, 14)
 
 
 def drops_privileges() -> bool:
@@ -79,7 +88,8 @@ def _is_mapped(uid: int) -> bool:
 class Child:
     """The work of one child. `report` is a pipe that says which step failed; `parent` is the driver's process id.
 
-    `groups` are files to write "0" to, which moves the child into those control groups; `afterwards` is the guard's.
+    `groups` are files to write "0" to, which moves the child into those control groups, `group` is a descriptor of the
+    one it is to be born in; `afterwards` is the guard's.
     """
 
     sources: tuple[str, ...]
@@ -88,13 +98,14 @@ class Child:
     report: int
     parent: int
     groups: tuple[str, ...] = ()
+    group: int | None = None
     afterwards: tuple[str, ...] = ()
 
     def __call__(self) -> None:
         """Fork once more: the parent stays as the stage's guard, the child goes on to exec bubblewrap."""
         guard.prepare(self.parent)
         mine = os.getpid()
-        forked = os.fork()
+        forked = os.fork() if self.group is None else _fork_into(self.group)
         if forked:
             guard.become_guard(forked, self.afterwards)
         self._prepare(mine)
@@ -142,6 +153,7 @@ class Child:
         for which, pair in self.limits:
             resource.setrlimit(which, pair)
         os.umask(abi.UMASK)
+        _be_first_to_go()
 
     def _become(self) -> None:
         if not self.drop:
@@ -149,6 +161,33 @@ class Child:
         os.setgroups([])
         os.setresgid(BUILD_GID, BUILD_GID, BUILD_GID)
         os.setresuid(BUILD_UID, BUILD_UID, BUILD_UID)
+
+
+def _fork_into(group: int) -> int:
+    """Fork, with the child born in that control group of version 2 (Linux 5.7); else it moves there.
+
+    The C library does not know of such a child, which is why it may do nothing but system calls and exec.
+    """
+    words = (_CLONE_INTO_CGROUP, 0, 0, 0, int(signal.SIGCHLD), 0, 0, 0, 0, 0, group)
+    arguments = (ctypes.c_uint64 * len(words))(*words)
+    forked = int(_LIBC.syscall(_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments)))
+    if forked >= 0:
+        return forked
+    forked = os.fork()
+    if forked == 0:
+        descriptor = os.open("cgroup.procs", os.O_WRONLY, dir_fd=group)
+        os.write(descriptor, b"0")
+        os.close(descriptor)
+    return forked
+
+
+def _be_first_to_go() -> None:
+    """When the machine itself runs out of memory, the kernel is to end a stage and not what it works for."""
+    with suppress(OSError):
+        descriptor = os.open("/proc/self/oom_score_adj", os.O_RDWR)
+        if int(os.read(descriptor, 16)) < OOM_SCORE:
+            os.pwrite(descriptor, str(OOM_SCORE).encode(), 0)
+        os.close(descriptor)
 
 
 def _isolate() -> None:
@@ -177,9 +216,26 @@ def resource_limits(limits: Limits, *, grouped: bool) -> tuple[tuple[int, tuple[
     wanted = dict(abi.LIMITS)
     if not grouped and limits.memory_mb is not None:
         wanted["DATA"] = (limits.memory_mb << 20, limits.memory_mb << 20)
-    if not grouped and limits.processes is not None:
-        wanted["NPROC"] = (limits.processes, limits.processes)
+    if limits.file_bytes is not None:
+        wanted["FSIZE"] = (limits.file_bytes, limits.file_bytes)
     return tuple(_granted(getattr(resource, f"RLIMIT_{name}"), pair) for name, pair in wanted.items())
+
+
+def limit_processes(pid: int, most: int) -> bool:
+    """Limit the processes of a stage whose first one is `pid`; whether that could be done.
+
+    Its namespace counts them by themselves (Linux 5.14); set before the namespace is made, the limit would count
+    whatever else its user runs.
+    """
+    if not _COUNTED_APART:
+        return False
+    try:
+        hard = resource.prlimit(pid, resource.RLIMIT_NPROC)[1]
+        most = _least(most, hard)
+        resource.prlimit(pid, resource.RLIMIT_NPROC, (most, most))
+    except (PermissionError, ProcessLookupError):
+        return False
+    return True
 
 
 def granted_limits() -> dict[str, tuple[int, int]]:

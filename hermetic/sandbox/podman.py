@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Final
 
 from hermetic.errors import Domain, HermeticError
-from hermetic.sandbox import abi, launch, tools, workspace
+from hermetic.sandbox import abi, launch, owner, tools, workspace
 from hermetic.sandbox.output import Output
 from hermetic.sandbox.plan import LaunchPlan
 from hermetic.sandbox.process import Process
@@ -141,7 +141,7 @@ def sweep() -> None:
     said = subprocess.run(listing, capture_output=True, text=True, check=False).stdout
     for name in said.split():
         match = re.fullmatch(rf"{_PREFIX}-(\d+)-(\d+)-[0-9a-f]+", name)
-        if match is not None and _started(int(match[1])) != match[2]:
+        if match is not None and not owner.lives(f"{match[1]}-{match[2]}"):
             subprocess.run(_forget(tool, name), capture_output=True, check=False)
 
 
@@ -150,16 +150,8 @@ def _forget(tool: str, name: str) -> tuple[str, ...]:
 
 
 def _name() -> str:
-    """Says whose it is: a process id may come again, with its start time it does not."""
-    return f"{_PREFIX}-{os.getpid()}-{_started(os.getpid())}-{os.urandom(6).hex()}"
-
-
-def _started(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stream:
-            return stream.read().rpartition(")")[2].split()[19]
-    except FileNotFoundError:
-        return ""
+    """Says whose it is."""
+    return f"{_PREFIX}-{owner.name()}-{os.urandom(6).hex()}"
 
 
 def _prepare(plan: LaunchPlan, for_other: bool) -> None:

@@ -7,21 +7,35 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 
 from hermetic.errors import HermeticError
-from hermetic.sandbox import tools
+from hermetic.sandbox import tools, usage
 from hermetic.sandbox.output import Output
+from hermetic.sandbox.usage import Counted
 
 __all__ = ["Process"]
 
 
 class Process:
-    """One launched stage. `status` is the reading end of ``--json-status-fd``; both are taken over."""
+    """One launched stage. `status` is the reading end of ``--json-status-fd``; both are taken over.
 
-    def __init__(self, launched: subprocess.Popen[bytes], output: Output, status: int) -> None:
+    `on_first` is told the id of the stage's first process. `code` is the program's exit code and `counted` what all
+    used, once they are known.
+    """
+
+    def __init__(
+        self,
+        launched: subprocess.Popen[bytes],
+        output: Output,
+        status: int,
+        on_first: Callable[[int], None] | None = None,
+    ) -> None:
         self.launched = launched
         self.output = output
         self.code: int | None = None
+        self.counted = Counted(0.0, 0, 0)
+        self._on_first = on_first
         self._loop = asyncio.get_running_loop()
         self._status = status
         self._text = b""
@@ -39,7 +53,8 @@ class Process:
     async def gone(self) -> None:
         """Returns when no process of the stage is left."""
         await asyncio.shield(self._guard)
-        self.launched.wait()
+        if self.launched.returncode is None:
+            self.launched.returncode, self.counted = usage.counted(self.launched.pid)
         self._on_status()
 
     async def drained(self) -> None:
@@ -80,4 +95,7 @@ class Process:
         self._text += chunk
         *lines, self._text = self._text.split(b"\n")
         for line in lines:
-            self.code = json.loads(line).get("exit-code", self.code)
+            said = json.loads(line)
+            self.code = said.get("exit-code", self.code)
+            if "child-pid" in said and self._on_first is not None:
+                self._on_first(said["child-pid"])

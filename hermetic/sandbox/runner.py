@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -14,11 +15,12 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from hermetic.errors import Domain, HermeticError
-from hermetic.sandbox import cgroup, launch, podman, seccomp, tools, workspace
+from hermetic.sandbox import cgroup, disk, launch, podman, seccomp, tools, usage, workspace
 from hermetic.sandbox.output import Output
 from hermetic.sandbox.plan import LaunchPlan, Limits
 from hermetic.sandbox.process import Process
 from hermetic.sandbox.processes import Tree
+from hermetic.sandbox.usage import Meter, Usage
 
 __all__ = ["Exit", "Overseer", "run"]
 
@@ -34,9 +36,11 @@ class Exit:
 
     One of `status` and `signal` is set. A program that exits with 128 + n itself is told as signal n, because
     bubblewrap reports both alike. `timed_out`: it was killed at `Limits.wall_s`; `silent`: it was killed after
-    `Limits.silence_s` without output; `stopped`: its overseer had it killed; `oom`: the kernel killed one of its
-    processes for memory; `limited_by` says what held memory and processes: "cgroup", "rlimit" or "" for no limit.
-    `seconds` runs from the launch to the end of the last process.
+    `Limits.silence_s` without output; `stopped`: its overseer had it killed; `over_disk`: it filled `Limits.disk_mb`.
+    `oom`: the kernel killed one of its processes for memory, as a control group counted it; without one it is true if
+    the program was killed (signal 9) by nobody of us while the kernel killed something of this machine for memory.
+    `limited_by` says what held memory and processes: "cgroup", "rlimit" or "" for no limit. `seconds` runs from the
+    launch to the end of the last process.
     """
 
     status: int | None
@@ -45,8 +49,10 @@ class Exit:
     silent: bool = False
     stopped: bool = False
     oom: bool = False
+    over_disk: bool = False
     limited_by: str = ""
     seconds: float = 0.0
+    usage: Usage | None = None
 
     @property
     def ok(self) -> bool:
@@ -86,25 +92,88 @@ async def run(
         stack.callback(output.close)
         answer = Output(None, on_answer) if on_answer is not None else output
         stack.callback(answer.close)
-        group = cgroup.make(plan.limits) if runtime == "bwrap" else None  # an engine makes its own
-        if group is not None:
-            stack.callback(group.close)
         in_podman = runtime == "podman"
+        group = None if in_podman else cgroup.make(plan.limits)  # an engine makes its own
+        confined = _Confined(plan.limits, group)
+        stack.callback(confined.close)
+        kills = usage.machine_kills() if group is None else 0
         typed = terminal[1] if terminal is not None else stdin
-        process = podman.start(plan, output, answer) if in_podman else _launch(plan, output, answer, group, typed)
+        process = podman.start(plan, output, answer) if in_podman else _launch(plan, output, answer, confined, typed)
         stack.callback(process.close)
-        out_of_memory = group.out_of_memory if group is not None else _no_group
-        watching = overseer(Tree(process.launched.pid, out_of_memory)) if overseer is not None else None
-        why = await _follow(process, (output, answer), plan.limits, watching)
+        watched = _Watched(plan, process, group)
+        watching = overseer(watched.tree) if overseer is not None else None
+        why = await _follow(process, (output, answer), plan.limits, watching, watched)
         await answer.finished()
-        result = _killed(why) if why else _result(process, output)
-        oom = out_of_memory()
-        seconds = time.monotonic() - started
-        return replace(result, oom=oom, limited_by=_limited_by(plan, group), seconds=seconds)
+        oom = watched.meter.out_of_memory()
+        result = _killed(why) if why else _result(process, output, killed=oom)
+        if group is None and not why and result.signal == signal.SIGKILL:
+            oom = oom or usage.machine_kills() > kills
+        return replace(
+            result,
+            oom=oom,
+            over_disk=result.over_disk or (not result.ok and watched.reached_disk(result)),
+            limited_by=_limited_by(plan, group),
+            seconds=time.monotonic() - started,
+            usage=watched.usage(),
+        )
+
+
+class _Confined:
+    """What holds a stage under bubblewrap: its group, or a gate that opens when its first process has its limit."""
+
+    def __init__(self, limits: Limits, group: cgroup.Group | None) -> None:
+        self.group = group
+        self.inside = group.open() if group is not None else None
+        self.gate: tuple[int, int] | None = None
+        self._processes = limits.processes
+        if group is None and limits.processes is not None:
+            self.gate = os.pipe2(os.O_CLOEXEC)
+
+    def first(self, pid: int) -> None:
+        """The stage's first process waits at the gate."""
+        if self.gate is not None:
+            assert self._processes is not None
+            launch.limit_processes(pid, self._processes)
+            self._open_gate()
+
+    def close(self) -> None:
+        self._open_gate()
+        if self.inside is not None:
+            os.close(self.inside)
+        if self.group is not None:
+            self.group.close()
+
+    def _open_gate(self) -> None:
+        for descriptor in self.gate or ():
+            os.close(descriptor)
+        self.gate = None
+
+
+class _Watched:
+    """What is looked at while a stage runs: its processes, its memory and its disk."""
+
+    def __init__(self, plan: LaunchPlan, process: Process, group: cgroup.Group | None) -> None:
+        self.process = process
+        self.meter = Meter(group, lambda: next(iter(self.tree.processes()), None))
+        self.tree = Tree(process.launched.pid, self.meter.out_of_memory)
+        limit = plan.limits.disk_mb
+        self.disk = None if limit is None else disk.Watch(plan.workspace, limit << 20, self.tree.processes)
+
+    def reached_disk(self, ended: Exit) -> bool:
+        """Whether what a dead stage left says that it had reached its limit, perhaps with a single file."""
+        return self.disk is not None and (ended.signal == signal.SIGXFSZ or self.disk.look())
+
+    def usage(self) -> Usage:
+        most = None if self.disk is None else self.disk.most
+        return self.meter.usage(self.process.counted, most)
 
 
 async def _follow(
-    process: Process, outputs: tuple[Output, Output], limits: Limits, overseer: Awaitable[None] | None
+    process: Process,
+    outputs: tuple[Output, Output],
+    limits: Limits,
+    overseer: Awaitable[None] | None,
+    watched: _Watched,
 ) -> str:
     """Wait for the end; returns the field of `Exit` that says why the stage had to be killed, "" if it ended itself."""
     ends: dict[str, asyncio.Future[None]] = {"": asyncio.ensure_future(process.ended())}
@@ -112,8 +181,11 @@ async def _follow(
         ends["timed_out"] = asyncio.ensure_future(asyncio.sleep(limits.wall_s))
     if limits.silence_s is not None:
         ends["silent"] = asyncio.ensure_future(_silence(outputs, limits.silence_s))
+    if watched.disk is not None:
+        ends["over_disk"] = asyncio.ensure_future(watched.disk.over())
     if overseer is not None:
         ends["stopped"] = asyncio.ensure_future(overseer)
+    measuring = asyncio.ensure_future(watched.meter.watch())
     try:
         await asyncio.wait(ends.values(), return_when=asyncio.FIRST_COMPLETED)
         why = next(name for name, end in ends.items() if end.done())
@@ -125,9 +197,9 @@ async def _follow(
         await _stop(process)
         raise
     finally:
-        for end in ends.values():
+        for end in (measuring, *ends.values()):
             end.cancel()
-        await asyncio.gather(*ends.values(), return_exceptions=True)
+        await asyncio.gather(measuring, *ends.values(), return_exceptions=True)
 
 
 async def _silence(outputs: tuple[Output, Output], limit: float) -> None:
@@ -137,10 +209,6 @@ async def _silence(outputs: tuple[Output, Output], limit: float) -> None:
         if left <= 0:
             return
         await asyncio.sleep(left)
-
-
-def _no_group() -> bool:
-    return False
 
 
 async def _stop(process: Process) -> None:
@@ -155,11 +223,13 @@ async def _stop(process: Process) -> None:
 
 
 def _killed(why: str) -> Exit:
-    return Exit(None, 9, timed_out=why == "timed_out", silent=why == "silent", stopped=why == "stopped")
+    return replace(Exit(None, signal.SIGKILL), **{why: True})  # type: ignore[arg-type]  # each is a bool
 
 
-def _result(process: Process, output: Output) -> Exit:
+def _result(process: Process, output: Output, *, killed: bool) -> Exit:
     code = process.code
+    if code is None and killed:  # bubblewrap itself, for memory
+        return Exit(None, signal.SIGKILL)
     if code is None:
         if process.launched.returncode < 0:
             return Exit(None, -process.launched.returncode)
@@ -173,9 +243,10 @@ def _limited_by(plan: LaunchPlan, group: cgroup.Group | None) -> str:
     return "rlimit" if group is None else "cgroup"
 
 
-def _launch(plan: LaunchPlan, output: Output, answer: Output, group: cgroup.Group | None, stdin: int) -> Process:
+def _launch(plan: LaunchPlan, output: Output, answer: Output, confined: _Confined, stdin: int) -> Process:
     tool = tools.bubblewrap()
     drop = launch.drops_privileges()
+    group = confined.group
     if drop:
         workspace.hand_over(plan.workspace, launch.BUILD_UID, launch.BUILD_GID)
     plan = replace(plan, masked=tuple(path for path in plan.masked if os.path.lexists(path)))
@@ -185,9 +256,15 @@ def _launch(plan: LaunchPlan, output: Output, answer: Output, group: cgroup.Grou
         status, status_writer = _pipe(ours)
         report, report_writer = _pipe(ours)
         places = launch.neutral(plan.sources()) if drop else {}
+        block = confined.gate[0] if confined.gate is not None else None
         args = plan.bwrap_args(
-            source=lambda path: places.get(path, path), descriptors=files, seccomp=filters, status=status_writer
+            source=lambda path: places.get(path, path),
+            descriptors=files,
+            seccomp=filters,
+            status=status_writer,
+            block=block,
         )
+        keep = (*files, filters, status_writer, *(() if block is None else (block,)))
         arguments = _memory(ours, b"".join(word.encode() + b"\0" for word in args[: args.index("--")]))
         child = launch.Child(
             sources=plan.sources(),
@@ -196,14 +273,13 @@ def _launch(plan: LaunchPlan, output: Output, answer: Output, group: cgroup.Grou
             report=report_writer,
             parent=os.getpid(),
             groups=() if group is None else group.doors,
+            group=confined.inside,
         )
         command = [tool, "--args", str(arguments), "--", *plan.argv]
-        launched = _spawn(
-            command, (stdin, answer.writer, output.writer), (*files, filters, arguments, status_writer), child, report
-        )
+        launched = _spawn(command, (stdin, answer.writer, output.writer), (*keep, arguments), child, report)
         output.close_writer()
         answer.close_writer()
-        return Process(launched, output, os.dup(status))
+        return Process(launched, output, os.dup(status), confined.first)
 
 
 def _spawn(

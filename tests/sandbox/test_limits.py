@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from sandbox_harness import Driver
+from sandbox_harness import Driver, python_order
 
 from hermetic.sandbox import cgroup, launch
 from hermetic.sandbox.environments import EnvironmentMounts
@@ -75,8 +75,10 @@ def test_groups_are_removed(driver: Driver, bare_python: EnvironmentMounts) -> N
     assert all(folder.is_dir() for folder in folders)
     group.close()
     assert not any(folder.exists() for folder in folders)
-    driver.python_stage(bare_python, HOG, limits={"memory_mb": 128, "processes": 50})
-    left = [name for folder in folders for name in os.listdir(folder.parent) if name.startswith("hermetic-")]
+    order = driver.order(**python_order(bare_python, HOG), limits={"memory_mb": 128, "processes": 50})
+    with driver.start() as process:
+        process.communicate(order)
+    left = [name for folder in folders for name in os.listdir(folder.parent) if f"-{process.pid}-" in name]
     assert left == []
 
 
