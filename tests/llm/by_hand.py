@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+
+from hermetic.fetch.indexes import find_indexes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LLM = REPOSITORY / "hermetic" / "llm"
@@ -33,7 +36,7 @@ class Ran:
 Build = Callable[..., Ran]
 
 
-def _environment(lock: str) -> Path:
+def environment_of(lock: str) -> Path:
     """The Python of a virtual environment with exactly the wheels of `lock`, made once for each content of it."""
     text = (LLM / "locks" / lock).read_bytes()
     name = f"{Path(lock).stem}-{sys.version_info[0]}.{sys.version_info[1]}-{hashlib.sha256(text).hexdigest()[:12]}"
@@ -45,6 +48,7 @@ def _environment(lock: str) -> Path:
             python = folder / "bin" / "python"
             subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
             install = [*uv, "pip", "install", "--quiet", "--python", str(python), "--no-deps", "--require-hashes"]
+            install += ["--index-strategy", "unsafe-best-match", *find_indexes({}, os.environ).arguments]
             subprocess.run([*install, "-r", str(LLM / "locks" / lock)], check=True)
             (folder / "complete").touch()
     return folder / "bin" / "python"
@@ -53,7 +57,7 @@ def _environment(lock: str) -> Path:
 @pytest.fixture(scope="session")
 def pythons() -> dict[str, Path]:
     """An interpreter for each lock, by its name without ``.txt``."""
-    return {name: _environment(f"{name}.txt") for name in ("openvino-build", "openvino-run")}
+    return {name: environment_of(f"{name}.txt") for name in ("openvino-build", "openvino-run")}
 
 
 _RUNS_IN_RUN = ("openvino_smoke.py", "openvino_manifest.py", "openvino_chat.py")

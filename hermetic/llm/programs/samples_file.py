@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from stage_file import Refused, read_json
-from tokenizers import Tokenizer
 
 
 def read_samples(folder: Path, tokenizer: Path) -> tuple[list[list[int]], dict[str, Any]]:
@@ -22,6 +21,8 @@ def read_samples(folder: Path, tokenizer: Path) -> tuple[list[list[int]], dict[s
     texts = [json.loads(line)["text"] for line in lines if line]
     if len(texts) != chosen["count"]:
         raise Refused(f"the calibration set has {len(texts)} samples, but its own record says {chosen['count']}")
+    from tokenizers import Tokenizer  # noqa: PLC0415  # the record is checked without it
+
     encoder = Tokenizer.from_file(str(tokenizer))
     encoder.no_padding()
     encoder.no_truncation()
