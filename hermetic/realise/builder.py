@@ -16,8 +16,8 @@ from hermetic.errors import Domain, HermeticError
 from hermetic.realise.events import Event, Listener
 from hermetic.realise.harvesting import Harvester
 from hermetic.realise.launcher import Launcher, Program
-from hermetic.realise.output import Lines
 from hermetic.realise.limits import exceeded, known, limits_of, require_disk
+from hermetic.realise.output import Lines
 from hermetic.realise.resources import Resources
 from hermetic.realise.sources import materialise_source
 from hermetic.sandbox.environments import EnvironmentMounts
@@ -35,8 +35,8 @@ _OF_STAGES: Final = frozenset(
         "harvest-mismatch",
         "harvest-take",
         "harvest-too-small",
-        "out-of-memory",
         "out-of-disk",
+        "out-of-memory",
         "stage-failed",
         "stage-silent",
         "stage-timed-out",
@@ -55,8 +55,8 @@ class Built:
     realisation: Realisation
     outcome: str
     warning: str = ""
-
     used: Mapping[str, object] = field(default_factory=dict)
+
 
 @dataclass
 class Builder:
@@ -118,7 +118,9 @@ class Builder:
         attempt = self.store.start_attempt(derivation.key, derivation.name)
         outcome, status = "crashed", None
         harvester: Harvester | None = None
+        facts: dict[str, Any] = {}
         try:
+            require_disk(derivation.stage, derivation.name, str(self.store.root))
             program = _program(derivation, places)
             if derivation.stage.harvest is not None:
                 harvester = Harvester(derivation, self.launcher, mounts, str(place.path), str(attempt.log))
@@ -126,9 +128,7 @@ class Builder:
             ended = await self._launch(program, derivation, mounts, place, attempt, harvester)
             status, facts = ended.status, known(ended)
             if harvester is None:
-        facts: dict[str, Any] = {}
                 self._judge(derivation, ended)
-            require_disk(derivation.stage, derivation.name, str(self.store.root))
                 output, good, warning = place.path / "out", "exited", ""
             else:
                 conclusion = await harvester.conclude(ended)
@@ -141,6 +141,7 @@ class Builder:
         except HermeticError as error:
             outcome = harvester.failed if harvester is not None else ""
             outcome = outcome or ("timed-out" if error.domain is Domain.TIMEOUT else "failed")
+            error.data.update(facts)
             self._explain(error, derivation, attempt, place)
             raise
         except asyncio.CancelledError:
@@ -149,7 +150,6 @@ class Builder:
         finally:
             # The workspace first: on a full disk the record can only be written once its space is free again.
             keep = self.keep_failed and outcome not in ("exited", "harvested", "stopped")
-            error.data.update(facts)
             place.close(keep=keep)
             facts |= {"workspace": str(place.path)} if keep else {}
             attempt.finish(outcome, status=status, **facts, **(harvester.record() if harvester is not None else {}))
@@ -186,6 +186,8 @@ class Builder:
         if ended.ok:
             return
         stage = derivation.stage
+        if (error := exceeded(stage, derivation.name, ended)) is not None:
+            raise error  # before the time: a process that was killed for memory may be what the others waited for
         if ended.timed_out or ended.silent:
             how = f"ran longer than {stage.timeout} s" if ended.timed_out else f"printed nothing for {stage.silence} s"
             field = "timeout" if ended.timed_out else "silence"
@@ -195,8 +197,6 @@ class Builder:
                 Domain.TIMEOUT, "stage-timed-out" if ended.timed_out else "stage-silent", message, hint=hint
             )
         how = f"exited with status {ended.status}" if ended.signal is None else f"was killed by signal {ended.signal}"
-        if (error := exceeded(stage, derivation.name, ended)) is not None:
-            raise error  # before the time: a process that was killed for memory may be what the others waited for
         raise HermeticError(Domain.BUILD, "stage-failed", f"stage {derivation.name!r} {how}")
 
     def _explain(self, error: HermeticError, derivation: Derivation, attempt: Attempt, place: Workspace) -> None:

@@ -15,8 +15,8 @@ from hermetic.derivation import Derivation, Graph, Input, SourceInput
 from hermetic.digest import Key
 from hermetic.realise.evaluated import Evaluated
 from hermetic.realise.launcher import Program, description, plan_of
-from hermetic.sandbox import abi, environments, launch
 from hermetic.realise.limits import limits_of
+from hermetic.sandbox import abi, environments, launch
 from hermetic.sandbox.plan import LaunchPlan
 from hermetic.store import Store
 

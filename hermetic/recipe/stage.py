@@ -81,13 +81,13 @@ class Stage(BaseModel):
     environment: InstanceOf[Environment]
     cores: Annotated[int, Field(ge=1)] = 1
     memory_mb: Annotated[int, Field(ge=1)] = 1024
+    processes: Annotated[int, Field(ge=0)] = 0
+    disk_mb: Annotated[int, Field(ge=0)] = 0
+    shm_mb: Annotated[int, Field(ge=1)] = 1024
     timeout: Annotated[int, Field(ge=0)] = 0
     silence: Annotated[int, Field(ge=0)] = 0
     harvest: InstanceOf[Harvest] | None = None
     check: bool = False
-    processes: Annotated[int, Field(ge=0)] = 0
-    disk_mb: Annotated[int, Field(ge=0)] = 0
-    shm_mb: Annotated[int, Field(ge=1)] = 1024
 
     _origin: evaluation.Origin | None = PrivateAttr(default=None)
     _folder: str = PrivateAttr(default="")
@@ -135,14 +135,14 @@ class Stage(BaseModel):
         """The line of the recipe that made it."""
         return self._origin
 
-    def inputs_by_role(self) -> dict[str, Stage | Source]:
-        """The stages and sources this one reads, by role."""
-        return dict(self._inputs())
-
     @property
     def memory_limit_mb(self) -> int | None:
         """`memory_mb` if the recipe gave it, else None."""
         return self.memory_mb if "memory_mb" in self.model_fields_set else None
+
+    def inputs_by_role(self) -> dict[str, Stage | Source]:
+        """The stages and sources this one reads, by role."""
+        return dict(self._inputs())
 
     def _inputs(self) -> Iterator[tuple[str, Stage | Source]]:
         for field in type(self).model_fields:

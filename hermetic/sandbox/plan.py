@@ -36,13 +36,13 @@ class Limits:
     wall_s: int | None = None
     silence_s: int | None = None
     shm_mb: int = abi.SHM_MB
-
     disk_mb: int | None = None
 
     @property
     def file_bytes(self) -> int | None:
         """What no single file may exceed; files in ``/dev/shm`` are files too."""
         return None if self.disk_mb is None else max(self.disk_mb, self.shm_mb) << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Inline:
@@ -107,29 +107,30 @@ class LaunchPlan:
         descriptors: Sequence[int] | None = None,
         seccomp: int | None = None,
         status: int | None = None,
+        block: int | None = None,
     ) -> list[str]:
         """The arguments of ``bwrap``, as they run.
 
         `source` maps a bound path to where the launcher sees it (root binds each to a neutral place first);
         `descriptors` are the open files behind `inline`; without them they count from 10, as a printed command's do.
+        Of the open files `seccomp`, `status` and `block` the last holds the program back until it can be read.
         """
-        block: int | None = None,
         numbers = descriptors or range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + len(self.inline()))
         args = [*self._namespaces(), *self._root(source)]
         args += [word for folder in abi.FOLDERS for word in ("--perms", "0755", "--dir", folder)]
         args += [word for option, origin, place in self._workspace_binds() for word in (option, source(origin), place)]
         args += [word for mount in self.mounts for word in ("--ro-bind", source(mount.source), mount.target)]
-        Of the open files `seccomp`, `status` and `block` the last holds the program back until it can be read.
         args += [word for place, text in self.links() for word in ("--symlink", text, place)]
         for file, number in zip(self.inline(), numbers, strict=True):
             args += [*_permissions(file), file.option, str(number), file.target]
-        for folder in (path for path in self.hidden() if path in abi.EMPTIED):
+        for folder in (path for path in self.masked if path in abi.EMPTIED):
             args += ["--tmpfs", folder, "--remount-ro", folder]
         args += [] if self.root is None else ["--remount-ro", abi.BUILD]
         args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", abi.CWD, "--clearenv"]
         args += [word for name, value in self.variables().items() for word in ("--setenv", name, value)]
         args += [] if seccomp is None else ["--seccomp", str(seccomp)]
         args += [] if status is None else ["--json-status-fd", str(status)]
+        args += [] if block is None else ["--block-fd", str(block)]
         return [*args, "--", *self.argv]
 
     def podman_args(
@@ -137,7 +138,6 @@ class LaunchPlan:
     ) -> list[str]:
         """The arguments of ``podman``, as they run. `ids` are the build's user and group where root starts it."""
         return containers.podman_args(self, name, ids=ids, ulimits=ulimits)
-        args += [] if block is None else ["--block-fd", str(block)]
 
     def docker_args(self, name: str = "hermetic") -> list[str]:
         """The arguments of ``docker``; only for a stage in an image, which docker brings by its digest."""
