@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 from image_harness import User, need
 
 from hermetic.errors import Domain, HermeticError
 from hermetic.testing.trtllm.image import CONVERT, QUANTIZE, StandinImage, build_image
 
+REPOSITORY = Path(__file__).parents[2]
 RECIPE = Path(__file__).parent / "engine"
 
 
