@@ -12,7 +12,7 @@ run:  ## realise the tiny engine and print its store path
 test:  ## the tests; `make test ARGS='-m slow'` runs the long ones
 	@$(RUN) test $(ARGS)
 
-torture:  ## many drivers, one store, random kills; `make torture ARGS='--seed 1 --minutes 60'`; docs/torture.md
+torture:  ## many drivers, one store, random kills, or power losses with ARGS='--power --minutes 60'; docs/torture.md
 	@$(RUN) python tests/torture/torture.py $(ARGS)
 
 check:  ## everything that reads the code without running it

@@ -128,6 +128,8 @@ def create(root: str) -> None:
         with open(unfinished, "wb") as file:
             file.write(FORMAT)
             os.fchmod(file.fileno(), 0o644)  # whatever the umask: who may enter the folder may know what it is
+            file.flush()
+            os.fsync(file.fileno())  # or a power loss could leave a format file that says nothing: no store any more
         reach("create.after-unfinished")
         for folder in FOLDERS:
             make_folders(f"{root}/{folder}")

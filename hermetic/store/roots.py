@@ -49,7 +49,8 @@ def add(layout: Layout, link: str, key: Key, output: str) -> None:
         record = json.dumps({"version": 1, "link": link, "key": key.hex}, sort_keys=True).encode("ascii")
         with storing(layout.root):
             # Recorded first: a link without a root could lose what it points to, a root without its link is nothing.
-            write_atomic(layout, f"{layout.root}/roots/{identity}", record)
+            # Durable: a power loss could leave an empty record, which would stop every collection from then on.
+            write_atomic(layout, f"{layout.root}/roots/{identity}", record, durable=True)
         reach("root.after-record")
         try:
             switch(link, output)

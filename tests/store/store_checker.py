@@ -59,7 +59,7 @@ def whole(root: Path) -> Iterator[str]:
         if tree_digest(output) != record["tree"]:
             yield f"{output} is not what its record says"
         for path in (output, *output.rglob("*")):
-            yield from _closed(path)
+            yield from closed(path)
         tree = str(record["tree"])
         if not (root / "trees" / tree[:2] / tree).is_file():
             yield f"{output} has no manifest"
@@ -71,7 +71,7 @@ def whole(root: Path) -> Iterator[str]:
                 yield f"{output} refers to {reference}, which is not realised"
 
 
-def _closed(path: Path) -> Iterator[str]:
+def closed(path: Path) -> Iterator[str]:
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         return
@@ -82,8 +82,8 @@ def _closed(path: Path) -> Iterator[str]:
         yield f"{path} has another time"
 
 
-def alive(root: Path) -> Iterator[str]:
-    """P3: what a recorded root or a generation of a profile shows is realised."""
+def rooted(root: Path) -> Iterator[str]:
+    """P3: what a recorded root shows is realised."""
     realised = {base32(key) for key in records(root)}
     for path in root.glob("roots/*"):
         link = json.loads(path.read_bytes())["link"]
@@ -91,6 +91,11 @@ def alive(root: Path) -> Iterator[str]:
         inside = os.path.relpath(target, os.path.realpath(root / "store")) if target else ".."
         if not inside.startswith("..") and inside[:32] not in realised:
             yield f"{link} shows {target}, which is not realised"
+
+
+def shown(root: Path) -> Iterator[str]:
+    """P3: what a generation of a profile shows is realised."""
+    realised = {base32(key) for key in records(root)}
     for path in root.glob("profiles/*/*"):
         document = json.loads(path.read_bytes())
         if "key" in document and base32(document["key"]) not in realised:
@@ -117,7 +122,7 @@ def tidy(root: Path) -> Iterator[str]:
 
 
 def violations(root: Path, *, is_tidy: bool = False) -> list[str]:
-    return [*whole(root), *alive(root), *(tidy(root) if is_tidy else ())]
+    return [*whole(root), *rooted(root), *shown(root), *(tidy(root) if is_tidy else ())]
 
 
 if __name__ == "__main__":

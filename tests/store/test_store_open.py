@@ -27,6 +27,14 @@ def test_a_new_store_has_its_format_and_folders(tmp_path: Path) -> None:
     assert {path.name for path in store.root.iterdir()} == {"format", *layout.FOLDERS}
 
 
+def test_the_format_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a power loss could leave one that says nothing: a store that nobody can open again."""
+    synced: list[tuple[int, bool]] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append((os.fstat(fd).st_ino, (tmp_path / "s/format").exists())))
+    Store.open(tmp_path / "s")
+    assert ((tmp_path / "s/format").stat().st_ino, False) in synced
+
+
 def test_an_empty_folder_becomes_a_store_and_opens_again(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     Store.open(tmp_path / "s")

@@ -22,6 +22,17 @@ def rooted(bench: Bench, tmp_path: Path) -> Path:
     return tmp_path / "result"
 
 
+def test_the_record_is_on_the_disk_before_its_link(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a power loss could leave a link that keeps nothing, or a record that stops every collection."""
+    synced: list[tuple[int, bool]] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append((os.fstat(fd).st_ino, (tmp_path / "l").is_symlink())))
+    bench.store.add_root(tmp_path / "l", bench.make(ENGINE).key)
+    (record,) = (bench.store.root / "roots").iterdir()
+    assert {(path.stat().st_ino, False) for path in (record, record.parent)} <= set(synced)
+
+
 def test_the_link_and_its_record_go(bench: Bench, rooted: Path) -> None:
     assert bench.store.remove_root(rooted)
     assert not os.path.lexists(rooted)

@@ -7,6 +7,8 @@ checker (`tests/store/store_checker.py`) looks at what is on the disk; every fif
 nothing may be left over. No path may ever be found damaged, and what a driver has leased and realised must be there.
 The report is JSON on stdout; the exit status is 1 if there was a violation.
 
+With ``--power`` it is `tests/power/power_torture.py` that runs, with the rest of the arguments.
+
 With the same seed the same processes do the same things and are to die at the same points; how they interleave is the
 machine's.
 """
@@ -135,11 +137,15 @@ class Torture:
 
 
 def main() -> int:
+    if "--power" in sys.argv:
+        script = str(REPOSITORY / "tests" / "power" / "power_torture.py")
+        os.execv(sys.executable, [sys.executable, script, *(word for word in sys.argv[1:] if word != "--power")])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--rounds", type=int, default=0, help="stop after so many [until the time is up]")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--drivers", type=int, default=4, help="processes at a time [%(default)s]")
+    parser.add_argument("--power", action="store_true", help="cut the power of file systems; see --power --help")
     parser.add_argument("--place", type=Path, help="an empty folder on the file system to try [a temporary one]")
     asked = parser.parse_args()
     place = Path(tempfile.mkdtemp(prefix="hermetic-torture-", dir=asked.place))
