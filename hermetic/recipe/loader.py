@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 import re
 import traceback
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from hermetic.errors import Domain, HermeticError, HermeticErrors
 from hermetic.recipe import evaluation, modules
@@ -19,6 +21,10 @@ from hermetic.recipe.source import Source
 from hermetic.recipe.stage import Stage
 
 __all__ = ["Recipe", "load"]
+
+#: Recipes that are no Python, by suffix: a module whose `names(running)` gives what a recipe's module would name. By
+#: name and imported when one is read, because the stage library knows this room and not the other way round.
+READERS: Final = {".yaml": "hermetic.llm.truss.recipe", ".yml": "hermetic.llm.truss.recipe"}
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
 
@@ -101,8 +107,16 @@ def load(file: str, overrides: Mapping[str, str] | None = None, *, memo: Memo | 
 
 
 def _run(path: str, module: types.ModuleType, running: evaluation.Evaluation) -> None:
+    reader = READERS.get(os.path.splitext(path)[1])
     try:
-        modules.execute(path, module, modules.Importer(running), running)
+        if reader is not None:
+            with running.trusted():
+                found = importlib.import_module(reader)
+            vars(module).update(found.names(running))
+        else:
+            modules.execute(path, module, modules.Importer(running), running)
+    except HermeticErrors as error:
+        running.errors += error.errors
     except HermeticError as error:
         running.errors.append(error)
     except SyntaxError as error:

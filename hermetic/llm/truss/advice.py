@@ -8,6 +8,7 @@ from typing import Final
 
 from hermetic.llm.findings import Finding
 from hermetic.llm.truss.checks import COMPATIBLE, LEGACY, repositories
+from hermetic.llm.truss.families import family_of
 from hermetic.llm.truss.hardware import NEEDS, least_sm
 from hermetic.llm.truss.load import Truss
 from hermetic.llm.truss.rules import builds, note, rule, v1, v2, warning
@@ -296,3 +297,13 @@ def old_names(truss: Truss) -> Iterator[Finding]:
     data = truss.document.data
     if isinstance(data, dict) and "hf_cache" in data:
         yield warning(truss, "renamed-field", "hf_cache", "it is called model_cache now", "model_cache")
+
+
+@rule(f"{_BUILD}.checkpoint_repository")
+def families(truss: Truss) -> Iterator[Finding]:
+    section = v1(truss)
+    repository = section.build.checkpoint_repository if section else None
+    if section is None or repository is None:
+        return
+    for code, field, message in family_of(repository, truss.folder).advice(section.build):
+        yield warning(truss, code, f"{_BUILD}.{field}", message)

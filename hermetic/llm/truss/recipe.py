@@ -1,0 +1,157 @@
+"""A config as a recipe: its build plan as stages, as if somebody had written them in Python.
+
+What a config cannot say are parameters: ``--set image=…`` is the builder's image, ``--set accept_licence=…`` accepts
+the licence of the weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+from hermetic.errors import Domain, HermeticError, HermeticErrors
+from hermetic.llm.convert import convert
+from hermetic.llm.findings import raise_errors
+from hermetic.llm.lora import adapters
+from hermetic.llm.pytorch import PyTorchModel
+from hermetic.llm.quantise import calibration, quantise
+from hermetic.llm.support import Target
+from hermetic.llm.tensorrt_llm import Engine, Manifest
+from hermetic.llm.truss.lint import examined
+from hermetic.llm.truss.load import Truss, load
+from hermetic.llm.truss.plan import Address, BuildPlan, plan_of
+from hermetic.recipe import Image, Source, Stage, evaluation, hub_dataset, hub_snapshot, param, remote
+
+__all__ = ["names"]
+
+#: Other forms of weights that a repository may have beside its safetensors.
+_OTHER_WEIGHTS = ("original/", "*.bin", "*.pth", "*.pt", "*.gguf", "*.onnx", "*.h5", "*.msgpack")
+_SEED = 1234  # what quantize.py of TensorRT-LLM shuffles with
+
+
+def names(running: evaluation.Evaluation) -> dict[str, object]:
+    """The stages of the config in `running.file`, by name.
+
+    Raises `HermeticError` (recipe/…): whatever ``hermetic lint`` calls an error, nothing-to-build, not-yet-built.
+    """
+    shown = running.shown(running.file)
+    truss = load(running.file, shown)
+    raise_errors(examined(truss))
+    plan = plan_of(truss)
+    if plan is None:
+        message = f"{shown}: there is no trt_llm section, so there is no engine to build"
+        raise HermeticError(Domain.RECIPE, "nothing-to-build", message)
+    _refuse_missing(truss, plan)
+    before = len(running.errors)
+    found = _stages(plan)
+    for error in running.errors[before:]:
+        error.message = f"{shown}: {error.message}" if not error.message.startswith(shown) else error.message
+    return found
+
+
+def _refuse_missing(truss: Truss, plan: BuildPlan) -> None:
+    errors = [
+        HermeticError(
+            Domain.RECIPE,
+            "not-yet-built",
+            f"{truss.file}:{truss.document.line(tuple(item.field.split('.')))}: {item.field}: "
+            f"hermetic does not build this yet: {item.what}",
+        )
+        for item in plan.missing
+    ]
+    if errors:
+        raise errors[0] if len(errors) == 1 else HermeticErrors(errors)
+
+
+def _stages(plan: BuildPlan) -> dict[str, object]:
+    image = Image(param("image", plan.image, help="the image of TensorRT-LLM that builds the engine"))
+    licence = param("accept_licence", "", help="the licence of the weights, as the Hub calls it")
+    assert plan.snapshot is not None
+    found: dict[str, object] = {"snapshot": _weights(plan.snapshot, licence)}
+    snapshot = cast("Source", found["snapshot"])
+    if plan.samples is not None:
+        found["dataset"] = hub_dataset(plan.samples.dataset, allow=plan.samples.files)
+        found["samples"] = calibration(
+            cast("Source", found["dataset"]),
+            count=plan.samples.count,
+            column=plan.samples.column,
+            max_length=plan.samples.max_length,
+            seed=_SEED,
+            split="train",
+        )
+    if plan.adapters:
+        found["adapters"] = adapters(snapshot, {name: _weights(item, licence) for name, item in plan.adapters.items()})
+    samples = cast("Stage | None", found.get("samples"))
+    return found | (_engine if plan.kind == "tensorrt-llm" else _model)(plan, image, snapshot, samples)
+
+
+def _weights(address: Address, licence: str) -> Source:
+    scheme, mark, rest = address.uri.partition("://")
+    if scheme == "hf":
+        repository, _, revision = rest.partition("@")
+        return hub_snapshot(
+            repository,
+            revision=revision,
+            ignore=_OTHER_WEIGHTS,
+            accept_licence=licence,
+            runtime_secret_name=address.secret,
+        )
+    return remote(address.uri, ignore=_OTHER_WEIGHTS) if mark else Source(address.uri)
+
+
+def _engine(plan: BuildPlan, image: Image, snapshot: Source, samples: Stage | None) -> dict[str, object]:
+    checkpoint = _checkpoint(plan, image, snapshot, samples)
+    engine = Engine(
+        environment=image,
+        release=plan.release,
+        checkpoint=checkpoint,
+        tokenizer=snapshot,
+        quantisation=plan.algorithm,
+        options=plan.engine,
+    )
+    more: dict[str, Any] = {"calibration": samples} if samples is not None else {}
+    manifest = Manifest(engine=engine, checkpoint=checkpoint, **more)
+    return {"checkpoint": checkpoint, "engine": engine, "manifest": manifest, "default": engine}
+
+
+def _checkpoint(plan: BuildPlan, image: Image, snapshot: Source, samples: Stage | None) -> Stage:
+    if plan.format:
+        assert samples is not None
+        return _quantised(plan, snapshot, samples, "tensorrt_llm", tp=plan.tp, pp=plan.pp)
+    more: dict[str, Any] = {"calibration": samples} if samples is not None else {}
+    return convert(
+        snapshot,
+        environment=image,
+        release=plan.release,
+        tp=plan.tp,
+        pp=plan.pp,
+        quantization_type=plan.quantisation,
+        options=plan.convert,
+        **more,
+    )
+
+
+def _quantised(
+    plan: BuildPlan, snapshot: Source, samples: Stage, export: Literal["hf", "tensorrt_llm"], **ranks: int
+) -> Stage:
+    paged = plan.engine.get("use_paged_context_fmha", "enable") == "enable"
+    return quantise(
+        snapshot,
+        cast("Any", plan.format),
+        calibration=samples,
+        kv_cache=cast("Any", plan.cache),
+        export=export,
+        target=Target(plan.kind, str(plan.sm or ""), paged),
+        **ranks,
+    )
+
+
+def _model(plan: BuildPlan, image: Image, snapshot: Source, samples: Stage | None) -> dict[str, object]:  # noqa: ARG001
+    """A checkpoint that TensorRT-LLM loads itself, and the arguments to load it with."""
+    found: dict[str, object] = {}
+    checkpoint: Source | Stage = snapshot
+    if plan.format and samples is not None:
+        checkpoint = found["checkpoint"] = _quantised(plan, snapshot, samples, "hf")
+    model = PyTorchModel(
+        checkpoint=checkpoint, release=plan.release, tp=plan.tp, quantisation=plan.algorithm, options=plan.engine
+    )
+    return {**found, "model": model, "default": model}
