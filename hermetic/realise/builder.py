@@ -150,9 +150,16 @@ class Builder:
         finally:
             # The workspace first: on a full disk the record can only be written once its space is free again.
             keep = self.keep_failed and outcome not in ("exited", "harvested", "stopped")
-            place.close(keep=keep)
             facts |= {"workspace": str(place.path)} if keep else {}
-            attempt.finish(outcome, status=status, **facts, **(harvester.record() if harvester is not None else {}))
+            facts |= harvester.record() if harvester is not None else {}
+
+            def end() -> None:
+                place.close(keep=keep)
+                attempt.finish(outcome, status=status, **facts)
+
+            # In a thread, since removing what was a mount point waits 3 ms for the kernel to forget the mount; and to
+            # its end, whatever is cancelled meanwhile.
+            await asyncio.shield(asyncio.to_thread(end))
 
     async def _launch(
         self,
