@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
+from hermetic.llm import tensorrt_llm
 from hermetic.llm.findings import Finding, Severity
 from hermetic.llm.origins import origins
 from hermetic.llm.quantise import Quantise
-from hermetic.llm.support import Target, refusals
+from hermetic.llm.support import FORMATS, Target, refusals
 from hermetic.llm.support.releases import contents, first_release, is_older
 from hermetic.llm.tensorrt_llm import Engine
 from hermetic.recipe import Image, Recipe, Stage
@@ -56,11 +57,11 @@ def _family(engine: Engine) -> Iterator[Finding]:
 def _quantised(engine: Engine) -> Iterator[Finding]:
     """What the quantising stage could not know: the options of the engine that is built from it."""
     stage = engine.checkpoint
-    if not isinstance(stage, Quantise):
+    if not isinstance(stage, Quantise | tensorrt_llm.Quantise) or stage.format not in FORMATS:
         return
     paged = engine.options.get("use_paged_context_fmha") == "enable"
-    target = Target("tensorrt-llm", paged_context_fmha=paged)
-    for refusal in refusals(target, stage.format, stage.kv_cache, stage.export):
+    export = stage.export if isinstance(stage, Quantise) else "tensorrt_llm"
+    for refusal in refusals(Target("tensorrt-llm", paged_context_fmha=paged), stage.format, stage.kv_cache, export):
         yield Finding(
             refusal.reason,
             Severity.ERROR,

@@ -26,14 +26,66 @@ from hermetic.llm.trtllm.options import UNKNOWN, Value
 from hermetic.recipe import Environment, Source, Stage
 from hermetic.recipe.harvest import TOKENIZER, Harvest, LogLine
 
-__all__ = ["Engine", "Manifest"]
+__all__ = ["Engine", "Manifest", "Quantise"]
 
 Input = InstanceOf[Stage] | InstanceOf[Source]
+Positive = Annotated[int, Field(ge=1)]
 
 #: Options that the stage itself gives: places inside the sandbox, and what changes no byte.
 _OURS = frozenset({"checkpoint_dir", "output_dir", "input_timing_cache", "output_timing_cache", "log_level", "workers"})
-_TOOLS = {"trtllm-build": "trtllm-build", "trtllm-bench": "trtllm-bench build"}
+_TOOLS = {"trtllm-build": "trtllm-build", "trtllm-bench": "trtllm-bench build", "quantize.py": "quantize.py"}
+_BUILDERS = ("trtllm-build", "trtllm-bench")
 _SERIALISED = r"Engine serialized\. Total time: "  # _common.py `serialize_engine`, at log level info, once a rank
+
+
+class Quantise(Stage):
+    """`snapshot`, a Hugging Face checkpoint, quantised by the image's own ``quantize.py``: a TensorRT-LLM checkpoint of
+    `tp` x `pp` ranks.
+
+    `calibration` is the output of `hermetic.llm.quantise.calibration`; all of its samples are used, each cut to
+    `max_length` tokens. Formats that need none (``int8_wo``, ``int4_wo``) have none. What was written is read back: the
+    script falls back to 16 bits without a word, and then the stage fails.
+    """
+
+    kind: ClassVar[str] = "tensorrt-llm.quantise"
+    version: ClassVar[int] = 1
+    programs: ClassVar[tuple[str, ...]] = (
+        "trtllm_quantise.py",
+        "trtllm_convert.py",
+        "safetensors_file.py",
+        "stage_file.py",
+    )
+    #: Scales follow from sums of floating-point numbers, in an order that the GPU chooses.
+    grade: ClassVar[str] = "different"
+
+    environment: InstanceOf[Environment]
+    cores: Positive = 8
+    memory_mb: Positive = 131072
+    snapshot: Input
+    calibration: Input | None = None
+    release: str
+    format: Literal["fp8", "nvfp4", "int4_awq", "w4a8_awq", "int8_sq", "int8_wo", "int4_wo"]
+    kv_cache: Literal["none", "fp8", "int8"] = "none"
+    tp: Positive = 1
+    pp: Positive = 1
+    dtype: Literal["auto", "float16", "bfloat16"] = "auto"
+    max_length: Positive = 512
+    seed: Annotated[int, Field(ge=0)] = 1234
+    awq_block_size: Literal[64, 128] = 128
+
+    @model_validator(mode="after")
+    def _fits(self) -> Quantise:
+        calibrated = not self.format.endswith("_wo") or self.kv_cache == "int8"
+        if calibrated and self.calibration is None:
+            raise _unfit(f"{self.format} looks at samples, and the script would take an unpinned set: give calibration")
+        if not calibrated and self.calibration is not None:
+            raise _unfit(f"{self.format} looks at no samples: leave out calibration")
+        _known("quantize.py", self.release)
+        return self
+
+    def parameters_in_full(self) -> dict[str, Any]:
+        """As ever, without the input that is not given."""
+        return {name: value for name, value in super().parameters_in_full().items() if value is not None}
 
 
 class Engine(Stage):
@@ -57,8 +109,8 @@ class Engine(Stage):
     grade: ClassVar[str] = "different"  # TensorRT promises nothing better: which of two equal kernels wins is noise
 
     environment: InstanceOf[Environment]
-    cores: Annotated[int, Field(ge=1)] = 8
-    memory_mb: Annotated[int, Field(ge=1)] = 65536
+    cores: Positive = 8
+    memory_mb: Positive = 65536
     checkpoint: Input
     tokenizer: Input | None = None
     timing_cache: Input | None = None
@@ -73,7 +125,7 @@ class Engine(Stage):
     def _complete(cls, data: dict[str, Any]) -> dict[str, Any]:
         """Options become canonical, with the release's defaults; the harvest is what this builder needs."""
         builder, options = data.get("builder", "trtllm-build"), data.get("options", {})
-        if builder in _TOOLS and isinstance(data.get("release"), str) and isinstance(options, dict):
+        if builder in _BUILDERS and isinstance(data.get("release"), str) and isinstance(options, dict):
             data = {**data, "options": canonical(options, _known(builder, data["release"]))}
         return {"harvest": _harvest(str(builder), data), **data}
 

@@ -86,7 +86,8 @@ class LockedImage(BaseModel):
     """One platform's manifest. `size` is the bytes of its layers as they travel.
 
     `config` is the digest of its configuration; `variables` (``NAME=value``, in the image's order) are in that, and
-    here so that a command can be shown without the image.
+    here so that a command can be shown without the image. `pythons` says for each interpreter inside that wheels are
+    for which it is: ``"python3": "3.12.3 glibc 2.39"``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -96,6 +97,7 @@ class LockedImage(BaseModel):
     size: Annotated[int, Field(ge=0)]
     config: _Digest
     variables: tuple[str, ...] = Field(default=(), strict=False)
+    pythons: dict[str, Annotated[str, Field(pattern=r"^[0-9.]+ glibc [0-9.]+$")]] = Field(default_factory=dict)
 
 
 class ImageEntry(BaseModel):
@@ -116,7 +118,8 @@ class LockedFile(BaseModel):
     """One file of a fixed output. `size` in bytes; `sha256` of its content, in hexadecimal.
 
     `git` is the git-sha1 by which a Hub names it, `origin` who said the sha256: ``hub`` or ``server``, whose word it
-    is, or ``fetched``: hermetic hashed it (and compared with `git`, where there is one).
+    is, ``fetched``: hermetic hashed it (and compared with `git`, where there is one), or ``cited``: somebody else
+    published it, and the entry's `source` says who. Whatever the origin, no file is taken that does not have it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -124,7 +127,7 @@ class LockedFile(BaseModel):
     size: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     git: Annotated[str, Field(pattern=r"^([0-9a-f]{40})?$")] = ""
-    origin: Annotated[str, Field(pattern=r"^(hub|server|fetched)?$")] = ""
+    origin: Annotated[str, Field(pattern=r"^(hub|server|fetched|cited)?$")] = ""
 
 
 class FixedEntry(BaseModel):

@@ -64,6 +64,17 @@ class TestContradictions:
         assert "use_paged_context_fmha" in found["hint"]
         assert found["source"]
 
+    def test_of_the_image_s_own_script_too(self, lint) -> None:
+        inside = QUANTISED.replace(
+            'quantise(Source("model"), "w4a8_awq", kv_cache="fp8", export="tensorrt_llm",',
+            (
+                'tensorrt_llm.Quantise(environment=image, release="1.2.1", snapshot=Source("model"),'
+                ' format="w4a8_awq", kv_cache="fp8",'
+            ),
+        )
+        code, (found,) = lint("tensorrt-llm/release:1.2.1", weights=inside)
+        assert (code, found["code"]) == (3, "format-and-cache")
+
     def test_without_paged_context_attention_they_go_together(self, lint) -> None:
         options = '{"use_paged_context_fmha": "disable"}'
         assert lint("tensorrt-llm/release:1.2.1", weights=QUANTISED, options=options) == (0, [])

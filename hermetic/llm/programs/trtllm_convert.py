@@ -35,8 +35,7 @@ def build(stage: StageFile) -> None:
     script = Path(_SCRIPT.format(family=family(config, parameters)))
     if not script.is_file():
         raise Refused(f"this environment has no {script}; is it an image of TensorRT-LLM {parameters['release']}?")
-    dataset = _dataset(stage)
-    words = command(parameters, str(snapshot), str(stage.out), dataset)
+    words = command(parameters, str(snapshot), str(stage.out), dataset(stage))
     say(" ".join([str(script), *words]))
     status = subprocess.run([sys.executable, str(script), *words], check=False).returncode
     if status != 0:
@@ -82,7 +81,7 @@ def _method(snapshot: Path, config: dict[str, Any]) -> str:
     return str(given.get("quant_method", "of unknown kind")) if isinstance(given, dict) else ""
 
 
-def _dataset(stage: StageFile) -> str:
+def dataset(stage: StageFile) -> str:
     """The samples as the script takes them: a folder with one file of a split ``train``, column ``text``."""
     if "calibration" not in stage.inputs:
         return ""
@@ -95,7 +94,7 @@ def _dataset(stage: StageFile) -> str:
     return str(folder)
 
 
-def command(parameters: dict[str, Any], snapshot: str, out: str, dataset: str) -> list[str]:
+def command(parameters: dict[str, Any], snapshot: str, out: str, samples: str) -> list[str]:
     """The script's words, in one order."""
     words = ["--model_dir", snapshot, "--output_dir", out]
     words += ["--dtype", parameters["dtype"], "--tp_size", str(parameters["tp"]), "--pp_size", str(parameters["pp"])]
@@ -104,31 +103,35 @@ def command(parameters: dict[str, Any], snapshot: str, out: str, dataset: str) -
             words.append(f"--{name}")
         elif value is not False:
             words += [f"--{name}", str(value)]
-    return [*words, "--calib_dataset", dataset] if dataset else words
+    return [*words, "--calib_dataset", samples] if samples else words
 
 
 def check_result(out: Path, parameters: dict[str, Any]) -> None:
     """Every rank is there and whole, and the configuration says what was asked for."""
+    quantisation = check_ranks(out, parameters["tp"], parameters["pp"])
+    options = parameters["options"]
+    wanted = _WEIGHT_ONLY[options.get("weight_only_precision", "int8")] if options.get("use_weight_only") else None
+    if wanted and quantisation.get("quant_algo") != wanted:
+        raise Refused(f"{wanted} was asked for, but config.json says {quantisation.get('quant_algo')!r}")
+    if options.get("int8_kv_cache") and quantisation.get("kv_cache_quant_algo") != "INT8":
+        raise Refused(f"an INT8 cache was asked for, but config.json says {quantisation.get('kv_cache_quant_algo')!r}")
+
+
+def check_ranks(out: Path, tp: int, pp: int) -> dict[str, Any]:
+    """Every rank of a checkpoint is there and holds tensors; returns how its configuration says it is quantised."""
     config = read_json(out / "config.json")
-    world = parameters["tp"] * parameters["pp"]
+    world = tp * pp
     mapping = config.get("mapping") or {}
     found = tuple(mapping.get(name, 1) for name in ("world_size", "tp_size", "pp_size"))
-    if found != (world, parameters["tp"], parameters["pp"]):
-        raise Refused(
-            f"config.json maps {found} ranks (all, tp, pp), but {world} of {parameters['tp']} x pp are asked for"
-        )
+    if found != (world, tp, pp):
+        raise Refused(f"config.json maps {found} ranks (all, tp, pp), but {world} of {tp} x pp are asked for")
     for rank in range(world):
         path = out / f"rank{rank}.safetensors"
         if not path.is_file():
             raise Refused(f"{path.name} is missing, and config.json says that there are {world} ranks")
         if not read_header(path, QUANTISED):
             raise Refused(f"{path.name} holds no tensor")
-    options, quantisation = parameters["options"], config.get("quantization") or {}
-    wanted = _WEIGHT_ONLY[options.get("weight_only_precision", "int8")] if options.get("use_weight_only") else None
-    if wanted and quantisation.get("quant_algo") != wanted:
-        raise Refused(f"{wanted} was asked for, but config.json says {quantisation.get('quant_algo')!r}")
-    if options.get("int8_kv_cache") and quantisation.get("kv_cache_quant_algo") != "INT8":
-        raise Refused(f"an INT8 cache was asked for, but config.json says {quantisation.get('kv_cache_quant_algo')!r}")
+    return config.get("quantization") or {}
 
 
 if __name__ == "__main__":
