@@ -32,7 +32,7 @@ def command(reference: str, sets: tuple[str, ...], as_json: bool, updates: tuple
     lock = LockFile.read(lock_path(file))
     with locking():
         recipe = load(file, options.overrides(sets))
-    groups: list[Pins] = [Images(_images(recipe), lock), Fixed(_fixed(recipe), lock)]
+    groups: list[Pins] = [Images(_images(recipe), lock, _with_wheels(recipe)), Fixed(_fixed(recipe), lock)]
     _check_names(updates, groups)
     if check_:
         _check(file, groups, lock)
@@ -52,6 +52,13 @@ def _images(recipe: Recipe) -> dict[str, Image]:
     """The images that need an entry, by how the recipe names them."""
     used = [place for stage in recipe.names for place in (stage.environment, stage.run_environment)]
     return {item.reference: item for item in used if isinstance(item, Image) and "@" not in item.reference}
+
+
+def _with_wheels(recipe: Recipe) -> list[Image]:
+    """Those whose Python must be known, because wheels are laid over them and nobody has declared it."""
+    used = [place for stage in recipe.names for place in (stage.environment, stage.run_environment)]
+    layered = [item for item in used if isinstance(item, Image) and item.wheels and not item.wheels.declared]
+    return [item for item in layered if "@" not in item.reference]
 
 
 def _fixed(recipe: Recipe) -> dict[str, list[FixedOutput]]:

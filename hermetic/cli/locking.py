@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from hermetic.errors import HermeticError
 from hermetic.recipe.environments import Image
 from hermetic.recipe.fixed import FixedOutput
-from hermetic.recipe.lockfile import PLATFORM, FixedEntry, ImageEntry, LockFile
+from hermetic.recipe.lockfile import PLATFORM, FixedEntry, ImageEntry, LockedImage, LockFile
 
 __all__ = ["Answer", "Fixed", "Images", "Pins"]
 
@@ -57,30 +57,61 @@ class Pins(Protocol):
 
 
 class Images:
-    """The images of a recipe, by reference."""
+    """The images of a recipe, by reference; of `layered` also which Python is inside."""
 
-    def __init__(self, images: Mapping[str, Image], lock: LockFile) -> None:
+    def __init__(self, images: Mapping[str, Image], lock: LockFile, layered: Iterable[Image] = ()) -> None:
         self.names = list(images)
         self._images = images
         self._lock = lock
+        self._layered = list(layered)
 
     def named(self, name: str) -> list[str]:
         return [name] if name in self._images else []
 
     def missing(self) -> list[str]:
-        return [name for name in self.names if _is_missing(self._lock.images.get(name))]
+        pythons = {image.reference for image in self._layered if self._python_is_missing(image)}
+        return [name for name in self.names if _is_missing(self._lock.images.get(name)) or name in pythons]
+
+    def _python_is_missing(self, image: Image) -> bool:
+        entry = self._lock.images.get(image.reference)
+        locked = entry.platforms.get(PLATFORM) if entry is not None else None
+        return locked is not None and image.python not in locked.pythons
 
     def ask(self, updates: Iterable[str]) -> Iterator[Answer]:
-        from hermetic.fetch.oci import resolve  # slow to import
-
         asked = [name for name in self.names if name in self.missing() or name in set(updates)]
 
         async def everything() -> list[ImageEntry | BaseException]:
-            work = (resolve(self._images[name].location, source=name) for name in asked)
-            return await asyncio.gather(*work, return_exceptions=True)
+            work = (self._resolved(name, again=name in set(updates)) for name in asked)
+            return [await self._with_pythons(name, got) for name, got in zip(asked, await _all(work), strict=True)]
 
         answers = dict(zip(asked, asyncio.run(everything()), strict=True))
         return (self._answer(name, answers.get(name)) for name in self.names)
+
+    async def _resolved(self, name: str, *, again: bool) -> ImageEntry:
+        """What is locked already, unless it is to be asked `again`: a tag does not move because wheels came."""
+        from hermetic.fetch.oci import resolve  # slow to import
+
+        known = self._lock.images.get(name)
+        if known is not None and not known.unresolved and not again:
+            return known
+        return await resolve(self._images[name].location, source=name)
+
+    async def _with_pythons(self, name: str, got: ImageEntry | BaseException) -> ImageEntry | BaseException:
+        """The entry with what each interpreter says that wheels are for; for this machine's platform only."""
+        locked = got.platforms.get(PLATFORM) if isinstance(got, ImageEntry) else None
+        wanted = [image for image in self._layered if image.reference == name]
+        if locked is None or not isinstance(got, ImageEntry):
+            return got
+        pythons = dict(locked.pythons)
+        try:
+            for image in wanted:
+                if image.python not in pythons:
+                    pythons[image.python] = await _ask_inside(image, locked)
+        except HermeticError as error:
+            return error
+        return got.model_copy(
+            update={"platforms": got.platforms | {PLATFORM: locked.model_copy(update={"pythons": pythons})}}
+        )
 
     def _answer(self, name: str, got: ImageEntry | BaseException | None) -> Answer:
         before = self._lock.images.get(name)
@@ -96,6 +127,20 @@ class Images:
         shown = (locked.digest if locked is not None else "") or now.unresolved or ", ".join(now.platforms)
         state = _state(now.unresolved, asked=got is not None, moved=before is not None and before != now)
         return Answer("image", name, state, shown, now.document(), got is not None, before != now, failure=failure)
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, ImageEntry]]) -> list[ImageEntry | BaseException]:
+    return await asyncio.gather(*work, return_exceptions=True)
+
+
+async def _ask_inside(image: Image, locked: LockedImage) -> str:
+    """Brings the image into the store: there is no other way to know."""
+    from hermetic.cli.common import open_store
+    from hermetic.sandbox import image_python, podman
+
+    pinned = image.model_copy(update={"digest": locked.digest, "config": locked.config, "variables": locked.variables})
+    with open_store(None, create=True).begin() as run:
+        return await image_python.ask(pinned, run, runtime=podman.choose("auto"))
 
 
 class Fixed:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from hermetic.errors import Domain, HermeticError
@@ -17,11 +18,34 @@ from hermetic.fetch.mortal import dies_with_driver
 from hermetic.fetch.wheel_lock import WheelLock
 from hermetic.fetch.wheel_tree import clean
 
-__all__ = ["find_uv", "install"]
+__all__ = ["Suiting", "find_uv", "install"]
 
 _POLL_S: Final = 0.4
+#: Minor versions of glibc 2 that uv's ``--python-platform`` has names for.
+_MANYLINUX: Final = (17, 28, *range(31, 41))
 _KEPT_VARIABLES: Final = re.compile(r"(?i)(UV_.*|.*_proxy|SSL_CERT_DIR|NETRC|PATH|LANG|HOME)")
 _OWN_VARIABLES: Final = ("UV_CACHE_DIR", "UV_TARGET", "UV_PYTHON", "UV_NO_CACHE", "UV_OFFLINE", "UV_COMPILE_BYTECODE")
+
+
+@dataclass(frozen=True, slots=True)
+class Suiting:
+    """A Python that is not at hand: its `version` ("3.12.3" or "3.12") and the glibc it stands on ("2.39")."""
+
+    version: str
+    libc: str
+
+    def arguments(self) -> tuple[str, ...]:
+        """For uv, which knows some versions of glibc: the newest of them that is no newer.
+
+        Raises `HermeticError` (environment/unsupported-interpreter) for a glibc that no wheels are made for.
+        """
+        major, minor = (int(part) for part in self.libc.split(".")[:2])
+        known = [each for each in _MANYLINUX if (2, each) <= (major, minor)]
+        if not known:
+            message = f"there are no wheels for glibc {self.libc}; the oldest that they are made for is 2.17"
+            raise HermeticError(Domain.ENVIRONMENT, "unsupported-interpreter", message)
+        platform = f"{os.uname().machine}-manylinux_2_{max(known)}"
+        return ("--python-version", self.version, "--python-platform", platform)
 
 
 def find_uv() -> str:
@@ -52,8 +76,9 @@ async def install(
     shebang: str,
     indexes: Mapping[str, str] | None = None,
     progress: Callable[[int], None] | None = None,
+    suiting: Suiting | None = None,
 ) -> None:
-    """Install the wheels of `lock` that suit the interpreter `python` into the folder `target`.
+    """Install the wheels of `lock` that suit the interpreter `python`, or else `suiting`, into the folder `target`.
 
     Everything is written below `target` and the folder `scratch`. Scripts start with `shebang`. `progress` is told
     the bytes that have arrived so far. The result depends on the lock and on the interpreter's version and platform
@@ -66,7 +91,7 @@ async def install(
     if not lock.pins:
         return
     found = find_indexes(indexes or {}, os.environ)
-    command = _command(find_uv(), python, target, listing, found)
+    command = [*_command(find_uv(), python, target, listing, found), *(suiting.arguments() if suiting else ())]
     said, status = await _run(command, _variables(scratch, found), scratch, progress)
     if status != 0:
         raise _explain(said)

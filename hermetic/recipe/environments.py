@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,9 @@ from hermetic.recipe.image_reference import parse_reference
 from hermetic.recipe.pins import current_lock, is_locking, lock_command
 
 __all__ = ["Environment", "Host", "Image", "PythonEnv"]
+
+
+_OLD_LIBC: Final = "2.28"
 
 
 class Environment(BaseModel):
@@ -54,6 +57,17 @@ class Host(Environment):
     python: str = ""
 
 
+class ImageWheels(BaseModel):
+    """Wheels over an image. `inside` is the Python that they must suit, "3.12.3 glibc 2.39"; "" if nobody knows yet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    lock: str
+    text: str = Field(repr=False)
+    inside: str
+    declared: bool
+
+
 class Image(Environment):
     """The root file system of an OCI image, pinned to its manifest's digest; nothing else of the image but its ``Env``.
 
@@ -64,6 +78,7 @@ class Image(Environment):
     programs: a path, or a name found through the image's ``PATH``.
 
     `digest`, `config` and `variables` are the lock file's; `location` is `reference` with its path made absolute.
+    `wheels` is what `with_wheels` put over it.
     """
 
     kind: ClassVar[str] = "image"
@@ -73,11 +88,39 @@ class Image(Environment):
     digest: str = ""
     config: str = Field("", repr=False)
     variables: tuple[str, ...] = Field((), repr=False)
+    wheels: ImageWheels | None = None
 
     def __init__(self, reference: str, *, python: str = "python3", **data: Any) -> None:
         data = {"location": _located(reference), **_pinned(reference), **data}
         data |= {"reference": reference, "python": python}
         super().__init__(**data)
+
+    def with_wheels(self, lock: str | os.PathLike[str], *, python: str = "", libc: str = "") -> Image:
+        """The same image, with the wheels of a lock file, as `PythonEnv` takes it, before its own site-packages.
+
+        Exactly what `lock` lists is added, dependencies included or not; nothing of the image is removed, but what both
+        have is imported from the wheels. Which wheels suit the image's Python is decided by that Python's version and
+        glibc. ``hermetic lock`` asks for them inside the image, once, and writes them down; or say them yourself:
+        `python` as ``"3.12"``, `libc` as ``"2.39"`` (``"2.28"``, which wheels are built for that run on all newer ones,
+        if you name the Python only).
+        """
+        path = evaluation.resolve(lock)
+        inside = f"{python} glibc {libc or _OLD_LIBC}" if python else self._inside()
+        wheels = ImageWheels(lock=path, text=_read(path), inside=inside, declared=bool(python))
+        return self.model_copy(update={"wheels": wheels})
+
+    def _inside(self) -> str:
+        """What the lock file says of the Python inside: "3.12.3 glibc 2.39"."""
+        try:
+            entry = _entry(self.reference)
+        except HermeticError:
+            return ""  # `_pinned` has reported it
+        found = entry.platforms.get(lockfile.PLATFORM) if entry is not None else None
+        inside = found.pythons.get(self.python, "") if found is not None else ""
+        if not inside and self.digest and not is_locking():
+            message = f"nobody has asked which Python {self.python!r} of the image {self.reference!r} is"
+            evaluation.fail("not-locked", message, hint=f'{lock_command()}, or with_wheels(..., python="3.12")')
+        return inside
 
 
 def _located(reference: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hermetic.errors import Domain, HermeticError
 from hermetic.recipe.environments import Environment, Host, Image, PythonEnv
 from hermetic.recipe.memo import Memo
-from hermetic.sandbox import abi, host, images, python
+from hermetic.sandbox import abi, host, image_wheels, images, python
 from hermetic.sandbox.plan import Mount
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ async def materialise(
         mounts = await python.materialise(identity.parts, run, run.store, progress, indexes or {})
         return EnvironmentMounts(mounts, python.SYMLINKS, python.VARIABLES, python.command(identity.parts))
     if isinstance(environment, Image):
-        return of_image(environment, await images.materialise(environment, run, progress, runtime))
+        root = await images.materialise(environment, run, progress, runtime)
+        return of_image(environment, root, await image_wheels.materialise(environment, run, progress, indexes or {}))
     if isinstance(environment, Host):
         return EnvironmentMounts(host.mounts(environment), python=host.command(environment))
     raise HermeticError(Domain.BUG, "unknown-environment", f"no sandbox knows {type(environment).__name__}")
@@ -107,14 +108,19 @@ def planned(environment: Environment, identity: Identity, store: Store) -> Envir
         mounts = python.planned(identity.parts, store)
         return EnvironmentMounts(mounts, python.SYMLINKS, python.VARIABLES, python.command(identity.parts))
     if isinstance(environment, Image):
-        return of_image(environment, images.planned(str(store.root), environment))
+        root = images.planned(str(store.root), environment)
+        return of_image(environment, root, image_wheels.planned(environment, store))
     if isinstance(environment, Host):
         return EnvironmentMounts(host.mounts(environment), python=host.command(environment))
     raise HermeticError(Domain.BUG, "unknown-environment", f"no sandbox knows {type(environment).__name__}")
 
 
-def of_image(image: Image, root: images.Root) -> EnvironmentMounts:
+def of_image(image: Image, root: images.Root, wheels: tuple[Mount, ...] = ()) -> EnvironmentMounts:
     """The mounts of an image whose root file system lies at `root`."""
     return EnvironmentMounts(
-        (), variables=root.variables, python=images.command(image), root=root.path, image=images.pinned(image)
+        wheels,
+        variables=image_wheels.variables(root.variables) if wheels else root.variables,
+        python=images.command(image),
+        root=root.path,
+        image=images.pinned(image),
     )

@@ -24,7 +24,7 @@ from hermetic.fetch.oci_layout import IMAGE
 from hermetic.recipe.environments import Image
 from hermetic.recipe.image_reference import parse_reference
 from hermetic.recipe.lockfile import PLATFORM
-from hermetic.sandbox import abi, runner, workspace
+from hermetic.sandbox import abi, image_wheels, runner, workspace
 from hermetic.sandbox.plan import LaunchPlan, Mount
 from hermetic.store import images as stored
 
@@ -57,6 +57,8 @@ def value(image: Image) -> dict[str, Value]:
         message = f"the image {image.reference!r} is not locked to a digest"
         raise HermeticError(Domain.RECIPE, "not-locked", message, hint="hermetic lock RECIPE")
     described: dict[str, Value] = {"kind": "image", "manifest": image.digest}
+    if image.wheels is not None:
+        described |= image_wheels.value(image.wheels)
     return described if image.python == _DEFAULT_PYTHON else {**described, "python": image.python}
 
 

@@ -32,11 +32,13 @@ __all__ = [
     "VARIABLES",
     "Parts",
     "Progress",
+    "Tree",
     "assemblies",
     "command",
     "inspect",
     "materialise",
     "planned",
+    "realise",
     "value",
 ]
 
@@ -102,7 +104,7 @@ async def materialise(
 ) -> tuple[Mount, ...]:
     """Make the three trees exist, side by side; returns their mounts."""
     tell = progress or (lambda _what, _done, _total: None)
-    return tuple(await together(_realise(tree, run, store) for tree in _trees(parts, tell, indexes)))
+    return tuple(await together(realise(tree, run, store) for tree in _trees(parts, tell, indexes)))
 
 
 def planned(parts: Parts, store: Store) -> tuple[Mount, ...]:
@@ -112,7 +114,9 @@ def planned(parts: Parts, store: Store) -> tuple[Mount, ...]:
 
 
 @dataclass(frozen=True)
-class _Tree:
+class Tree:
+    """A part of an environment that is a store path of its own, seen by stages at `place`; `make` fills ``out``."""
+
     name: str
     place: str
     preimage: dict[str, Value]
@@ -123,15 +127,16 @@ class _Tree:
         return derive(Key, _CONTEXT, canonical.encode(self.preimage))
 
 
-def _trees(parts: Parts, tell: Progress, indexes: Mapping[str, str]) -> tuple[_Tree, ...]:
+def _trees(parts: Parts, tell: Progress, indexes: Mapping[str, str]) -> tuple[Tree, ...]:
     return (
-        _Tree("python", PYTHON, _preimage("python", parts), functools.partial(_make_python, parts, tell)),
-        _Tree("system-libraries", SYSTEM, _preimage("system", parts), functools.partial(_make_system, parts)),
-        _Tree("wheels", WHEELS, _preimage("wheels", parts), functools.partial(_make_wheels, parts, tell, indexes)),
+        Tree("python", PYTHON, _preimage("python", parts), functools.partial(_make_python, parts, tell)),
+        Tree("system-libraries", SYSTEM, _preimage("system", parts), functools.partial(_make_system, parts)),
+        Tree("wheels", WHEELS, _preimage("wheels", parts), functools.partial(_make_wheels, parts, tell, indexes)),
     )
 
 
-async def _realise(tree: _Tree, run: Run, store: Store) -> Mount:
+async def realise(tree: Tree, run: Run, store: Store) -> Mount:
+    """Make the tree exist, unless it does. Locks its key."""
     run.lease([tree.key])
     found = store.realisation(tree.key)
     if found is None:
@@ -145,7 +150,7 @@ async def _realise(tree: _Tree, run: Run, store: Store) -> Mount:
     return Mount(str(found.path(store)), tree.place)
 
 
-async def _make(tree: _Tree, run: Run) -> Realisation:
+async def _make(tree: Tree, run: Run) -> Realisation:
     with run.workspace() as place:
         await tree.make(str(place.path))
         return await asyncio.to_thread(

@@ -13,9 +13,10 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from hermetic.recipe.lockfile import PLATFORM
@@ -33,6 +34,7 @@ _OCI: Final = "application/vnd.oci.image"
 _EPOCH: Final = 315532800
 _APPLETS: Final = ("sh", "cat", "cp", "echo", "env", "id", "ls", "mkdir", "rm", "sleep", "timeout", "true")
 _COMMANDS: Final = {"build": "trtllm-build", "bench": "trtllm-bench"}
+_NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 _START: Final = '#!/usr/bin/env python3\n"""hermetic\'s STAND-IN, not the real tool."""\nimport sys\n'
 
 
@@ -51,16 +53,20 @@ class StandinImage:
         return f"oci:{self.folder}:{self.tag}"
 
 
-def build_image(folder: str | os.PathLike[str], version: str = "1.2.1") -> StandinImage:
+def build_image(
+    folder: str | os.PathLike[str], version: str = "1.2.1", *, packages: Mapping[str, bytes] = _NOTHING
+) -> StandinImage:
     """Write an OCI layout with a stand-in for TensorRT-LLM `version` into `folder`, which may have others already.
 
-    Takes about a second. Raises `HermeticError` (recipe/unknown-version) for a version whose options nobody wrote
-    down, and environment/unsupported-interpreter.
+    `packages` are further files below site-packages. Takes about a second.
+
+    Raises `HermeticError`: recipe/unknown-version for a version whose options nobody wrote down, and
+    environment/unsupported-interpreter.
     """
     target = Path(folder)
     (target / "blobs/sha256").mkdir(parents=True, exist_ok=True)
     found = interpreter.describe("")
-    layers = [_layer(target, _base(found)), _layer(target, _tools(found, version))]
+    layers = [_layer(target, _base(found)), _layer(target, _tools(found, version, packages))]
     tag = f"standin-{version}"
     settings = {
         "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", f"HERMETIC_STANDIN_FOR=TensorRT-LLM {version}"],
@@ -98,10 +104,11 @@ def _base(found: interpreter.Interpreter) -> Iterator[_File]:
         yield from ((f"usr/bin/{name}", "busybox", False) for name in _APPLETS)
 
 
-def _tools(found: interpreter.Interpreter, version: str) -> Iterator[_File]:
+def _tools(found: interpreter.Interpreter, version: str, packages: Mapping[str, bytes]) -> Iterator[_File]:
     """The package ``tensorrt_llm`` and what starts it."""
     site = f"usr/{found.inside}/site-packages"
     options = options_json(version)
+    yield from ((f"{site}/{name}", content, False) for name, content in packages.items())
     yield f"{site}/tensorrt_llm/__init__.py", f'{_START}\n__version__ = "{version}"\n'.encode(), False
     yield f"{site}/tensorrt_llm/options.json", options.encode(), False
     for name in ("standin", "conversion", "mpirun"):
