@@ -7,7 +7,7 @@ abi        version of the sandbox's constants
 stage      kind of stage; ``version`` its semantics
 program    entry file's name and the digest of all program files
 environment what the stage runs in, as digests
-platform   the identity fields that the stage declares
+platform   the identity fields that the stage declares, and the GPUs that it asks for
 parameters those that differ from their defaults
 harvest    what is taken from a program that may not end, and what proves it whole
 inputs     by role: a built input by its key, a source by its tree digest, a fixed output by its lock entry's digest
@@ -29,6 +29,7 @@ from hermetic.digest import EntryDigest, Key, ResolvedKey, TreeDigest, TreeEntry
 from hermetic.errors import Domain, HermeticError
 from hermetic.recipe import FixedOutput, Memo, Recipe, Source, Stage
 from hermetic.recipe.environments import Environment
+from hermetic.recipe.gpu import Gpu
 from hermetic.recipe.source import hash_source
 
 __all__ = [
@@ -133,14 +134,16 @@ def derive_all(
     identify: Callable[[Environment], dict[str, Value]],
     platform: Callable[[tuple[str, ...]], Mapping[str, Value]],
     memo: Memo,
+    gpu: Callable[[Gpu], dict[str, Value]] = Gpu.identity,
 ) -> Graph:
     """The derivations of `targets` and of everything they need.
 
-    `identify` gives an environment's part of the preimage, `platform` the values of the named platform fields.
+    `identify` gives an environment's part of the preimage, `platform` the values of the named platform fields,
+    `gpu` what is said of the GPUs that a stage asks for.
     Raises `HermeticError` with domain recipe for sources that cannot be hashed, values without a canonical form and
     cycles.
     """
-    context = _Context(recipe, identify, platform, memo)
+    context = _Context(recipe, identify, platform, memo, gpu)
     by_stage: dict[Stage, Derivation] = {}
     wanted = list(targets)
     for stage in _inputs_first(recipe, (item for item in wanted if isinstance(item, Stage))):
@@ -192,8 +195,10 @@ class _Context:
         identify: Callable[[Environment], dict[str, Value]],
         platform: Callable[[tuple[str, ...]], Mapping[str, Value]],
         memo: Memo,
+        gpu: Callable[[Gpu], dict[str, Value]],
     ) -> None:
         self._recipe = recipe
+        self._gpu = gpu
         self._identify = identify
         self._platform = platform
         self._memo = memo
@@ -215,7 +220,7 @@ class _Context:
             "version": stage.version,
             "program": self._program(stage.program_files(), stage),
             "environment": self._environment(stage.environment),
-            "platform": dict(self._platform(stage.platform)),
+            "platform": self._machine(stage),
             "parameters": _checked(stage),
             "harvest": self._harvest(stage),
             "inputs": {role: item.preimage() for role, item in inputs.items()},
@@ -236,6 +241,10 @@ class _Context:
         if item.path not in self._sources:
             self._sources[item.path] = hash_source(item, self._memo)
         return SourceInput(self._sources[item.path], item)
+
+    def _machine(self, stage: Stage) -> Value:
+        gpu: dict[str, Value] = {} if stage.gpu is None else {"gpu": self._gpu(stage.gpu)}
+        return {**self._platform(stage.platform), **gpu}
 
     def _environment(self, environment: Environment) -> Value:
         if environment not in self._environments:

@@ -10,6 +10,7 @@ from hermetic.canonical import Value
 from hermetic.derivation import Derivation
 from hermetic.errors import Domain, HermeticError
 from hermetic.realise.evaluated import Evaluated
+from hermetic.realise.gpus import granted
 from hermetic.realise.launcher import Launcher, Program
 from hermetic.recipe import Memo
 from hermetic.sandbox.environments import identify
@@ -59,11 +60,16 @@ async def _ask(
     errors = os.memfd_create("errors", os.MFD_CLOEXEC)
     try:
         with run.workspace() as place:
-            ended = await launcher.launch(program, mounts, str(place.path), Limits(), log=errors, on_answer=write)
+            async with granted(target.stage.gpu, target.name, launcher, mounts, _nobody) as given:
+                ended = await launcher.launch(program, given, str(place.path), Limits(), log=errors, on_answer=write)
         if not ended.ok:
             raise _failed(target, errors)
     finally:
         os.close(errors)
+
+
+def _nobody(_: str) -> None:
+    """Who asks an engine sees that it waits."""
 
 
 def _failed(target: Derivation, errors: int) -> HermeticError:

@@ -14,6 +14,7 @@ from hermetic.derivation import Derivation, SourceInput
 from hermetic.digest import ResolvedKey
 from hermetic.errors import Domain, HermeticError
 from hermetic.realise.events import Event, Listener
+from hermetic.realise.gpus import granted
 from hermetic.realise.harvesting import Harvester
 from hermetic.realise.launcher import Launcher, Program
 from hermetic.realise.limits import exceeded, known, limits_of, require_disk
@@ -98,8 +99,15 @@ class Builder:
             lambda what, done, total: self._tell("progress", derivation, what=what, done=done, total=total),
         )
         places = await self.places(derivation, inputs)
-        async with self.resources.use(derivation.stage):
-            return await self._run(derivation, inputs, resolved, mounts, places)
+        # The GPU first: who waits for one must not keep cores from those who need none.
+        async with (
+            granted(derivation.stage.gpu, derivation.name, self.launcher, mounts, self._waits(derivation)) as given,
+            self.resources.use(derivation.stage),
+        ):
+            return await self._run(derivation, inputs, resolved, given, places)
+
+    def _waits(self, derivation: Derivation) -> Callable[[str], None]:
+        return lambda what: self._state(derivation, "waiting", because=f"it needs {what}")
 
     async def places(self, derivation: Derivation, inputs: Mapping[str, Realisation]) -> dict[str, str]:
         """Where each input lies on this machine, by role: store paths, sources included."""
@@ -151,6 +159,7 @@ class Builder:
             # The workspace first: on a full disk the record can only be written once its space is free again.
             keep = self.keep_failed and outcome not in ("exited", "harvested", "stopped")
             facts |= {"workspace": str(place.path)} if keep else {}
+            facts |= {"gpu": dict(mounts.gpu.seen)} if mounts.gpu is not None else {}
             facts |= harvester.record() if harvester is not None else {}
 
             def end() -> None:

@@ -21,6 +21,7 @@ from hermetic.digest import Key, derive
 from hermetic.errors import Domain, HermeticError
 from hermetic.realise.builder import Builder
 from hermetic.realise.compare import differences
+from hermetic.realise.gpus import granted
 from hermetic.realise.launcher import Program
 from hermetic.sandbox.plan import Limits
 from hermetic.store import Realisation, Store
@@ -86,7 +87,8 @@ async def _compare(
     with builder.run.workspace() as place:
         log = os.memfd_create("comparator", os.MFD_CLOEXEC)
         try:
-            ended = await builder.launcher.launch(program, mounts, str(place.path), Limits(), log=log)
+            async with granted(stage.gpu, derivation.name, builder.launcher, mounts, lambda _: None) as given:
+                ended = await builder.launcher.launch(program, given, str(place.path), Limits(), log=log)
         finally:
             os.close(log)
         if not ended.ok:

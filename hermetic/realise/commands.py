@@ -13,6 +13,7 @@ from dataclasses import replace
 from hermetic.canonical import encode
 from hermetic.derivation import Derivation, Graph, Input, SourceInput
 from hermetic.digest import Key
+from hermetic.realise import gpus
 from hermetic.realise.evaluated import Evaluated
 from hermetic.realise.launcher import Program, description, plan_of
 from hermetic.realise.limits import limits_of
@@ -41,8 +42,13 @@ def _stage(derivation: Derivation, evaluated: Evaluated, store: Store) -> Iterat
     inputs = {role: _place_of(item, evaluated.graph, store) for role, item in derivation.inputs.items()}
     program = Program(derivation.name, stage.program_files(), stage.parameters_in_full(), inputs)
     mounts = environments.planned(stage.environment, evaluated.identities[stage.environment], store)
+    if stage.gpu is not None:
+        mounts = replace(mounts, gpu=gpus.planned(stage.gpu))
     plan = _masked(plan_of(program, mounts, place, limits_of(stage)))
     yield f"# {derivation.name}: {store.path(derivation.key, derivation.name)}"
+    if stage.gpu is not None:
+        where = "" if mounts.gpu is not None else ", which this machine has not; the commands lack its devices"
+        yield f"# needs {stage.gpu}{where}"
     yield from _workspace(place, program)
     yield from _runtimes(plan)
 

@@ -10,6 +10,7 @@ from hermetic.canonical import Value
 from hermetic.derivation import Derivation, Graph, derive_all
 from hermetic.recipe import FixedOutput, Memo, Recipe, Stage, load
 from hermetic.recipe.environments import Environment
+from hermetic.recipe.gpu import Gpu
 from hermetic.sandbox import environments, platform
 from hermetic.sandbox.environments import Identity
 
@@ -59,5 +60,12 @@ def evaluate(reference: str, overrides: Mapping[str, str], memo: Memo) -> Evalua
         identify=identify,
         platform=detected.identity,
         memo=memo,
+        gpu=_gpu,
     )
     return Evaluated(recipe, target, checks, graph, identities)
+
+
+def _gpu(gpu: Gpu) -> dict[str, Value]:
+    from hermetic.realise import gpus  # noqa: PLC0415  # few recipes ask for one
+
+    return gpus.identity(gpu)

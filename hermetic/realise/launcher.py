@@ -101,6 +101,7 @@ def plan_of(program: Program, mounts: EnvironmentMounts, place: str, limits: Lim
         symlinks=mounts.symlinks,
         root=mounts.root,
         image=mounts.image,
+        gpu=mounts.gpu,
     )
 
 

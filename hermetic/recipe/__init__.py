@@ -2,6 +2,7 @@
 
 from hermetic.recipe.environments import Environment, Host, Image, PythonEnv
 from hermetic.recipe.fixed import FixedOutput, hub_dataset, hub_snapshot, remote
+from hermetic.recipe.gpu import Gpu
 from hermetic.recipe.harvest import TOKENIZER, Harvest, KnownSizes, LogLine, Validator
 from hermetic.recipe.loader import Recipe, load
 from hermetic.recipe.memo import Memo
@@ -13,6 +14,7 @@ __all__ = [
     "TOKENIZER",
     "Environment",
     "FixedOutput",
+    "Gpu",
     "Harvest",
     "Host",
     "Image",

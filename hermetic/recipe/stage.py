@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from hermetic.canonical import Value, problems
 from hermetic.recipe import evaluation
 from hermetic.recipe.environments import Environment
+from hermetic.recipe.gpu import Gpu
 from hermetic.recipe.harvest import Harvest, Validator
 from hermetic.recipe.source import Source
 
@@ -27,6 +28,7 @@ EXCLUDED = frozenset(
         "cores",
         "disk_mb",
         "environment",
+        "gpu",
         "harvest",
         "memory_mb",
         "name",
@@ -58,6 +60,7 @@ class Stage(BaseModel):
     without output in seconds (0: no limit), and a stage with `check` set must succeed before a target that is one of
     its inputs counts as realised.
 
+    `gpu` is the GPUs that the stage runs on, which its key then names (`Gpu`).
 
     `harvest` is for programs that may not end by themselves; what it takes is in the key, how long it waits is not.
     """
@@ -79,6 +82,7 @@ class Stage(BaseModel):
 
     name: str = ""
     environment: InstanceOf[Environment]
+    gpu: InstanceOf[Gpu] | None = None
     cores: Annotated[int, Field(ge=1)] = 1
     memory_mb: Annotated[int, Field(ge=1)] = 1024
     processes: Annotated[int, Field(ge=0)] = 0

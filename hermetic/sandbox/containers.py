@@ -33,7 +33,9 @@ def podman_args(
     args += _users(ids)
     args += [word for folder in (abi.BUILD, abi.ENV, "/sys", "/sys/fs/cgroup") for word in ("--mount", _tmpfs(folder))]
     args += [word for source, target, writable in _binds(plan) for word in ("--mount", _bind(source, target, writable))]
-    args += ["--security-opt", f"mask={':'.join(plan.masked)}"] if plan.masked else []
+    hidden = plan.hidden()
+    args += ["--security-opt", f"mask={':'.join(hidden)}"] if hidden else []
+    args += _devices(plan)
     args += _variables(plan)
     root = plan.root or f"{plan.workspace}/root"
     return [*args, "--entrypoint", "[]", "--rootfs", f"{root}:O", *plan.argv]
@@ -50,6 +52,8 @@ def docker_args(plan: LaunchPlan, name: str) -> list[str]:
     args += [word for place in (abi.BUILD, abi.ENV) for word in ("--tmpfs", f"{place}:mode=0755,size={_SMALL}")]
     for source, target, writable in _binds(plan):
         args += ["--mount", _bind(source, target, writable)]
+    if plan.gpu is not None:
+        args += ["--gpus", f'"device={",".join(plan.gpu.uuids)}"']
     return [*args, *_variables(plan), plan.image, *plan.argv]
 
 
@@ -89,6 +93,15 @@ def _binds(plan: LaunchPlan) -> Iterator[tuple[str, str, bool]]:
         yield f"{plan.workspace}/etc/{name}", f"/etc/{name}", False
     for mount in plan.mounts:
         yield mount.source, mount.target, False
+    for source, target in () if plan.gpu is None else plan.gpu.libraries:
+        yield source, target, False
+
+
+def _devices(plan: LaunchPlan) -> Iterator[str]:
+    """By CDI where this machine describes its GPUs so, else their device files."""
+    if plan.gpu is not None:
+        for device in plan.gpu.cdi or plan.gpu.nodes:
+            yield from ("--device", device)
 
 
 def _bind(source: str, target: str, writable: bool) -> str:

@@ -10,6 +10,7 @@ from hermetic.errors import Domain, HermeticError
 from hermetic.recipe.environments import Environment, Host, Image, PythonEnv
 from hermetic.recipe.memo import Memo
 from hermetic.sandbox import abi, host, image_wheels, images, python
+from hermetic.sandbox.gpu_driver import GpuAccess
 from hermetic.sandbox.plan import Mount
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class Identity:
 class EnvironmentMounts:
     """An environment as a `LaunchPlan` takes it. `python` starts the command line of a ``.py`` program.
 
-    `root` is the root file system of an image, else None; `image` names it by its digest, as engines pull it.
+    `root` is the root file system of an image, else None; `image` names it by its digest, as engines pull it. `gpu` are
+    the GPUs that a stage was given.
     """
 
     mounts: tuple[Mount, ...]
@@ -40,6 +42,7 @@ class EnvironmentMounts:
     python: tuple[str, ...] = ()
     root: str | None = None
     image: str = ""
+    gpu: GpuAccess | None = None
 
     def argv(self, entry: str) -> tuple[str, ...]:
         """The command line of the program file `entry`.

@@ -8,6 +8,7 @@ from typing import Final
 
 from hermetic.sandbox import abi, containers
 from hermetic.sandbox.containers import Ids
+from hermetic.sandbox.gpu_driver import GpuAccess
 
 __all__ = ["Inline", "LaunchPlan", "Limits", "Mount", "is_within"]
 
@@ -60,7 +61,8 @@ class LaunchPlan:
     `workspace` is a folder of this machine with ``in/ out/ tmp/ home/ program/`` and ``stage.json``; `mounts` bring
     the environment; `symlinks` maps a place inside to what it says; `environment` adds variables to the fixed ones;
     `root` is the root file system of an image, None for a bare one, and `image` the image's
-    name with its digest; `masked` are the paths of `abi.MASKED` and `abi.EMPTIED` that this kernel has.
+    name with its digest; `masked` are the paths of `abi.MASKED` and `abi.EMPTIED` that this kernel has; `gpu` are the
+    GPUs that were leased for it.
     """
 
     argv: tuple[str, ...]
@@ -73,12 +75,14 @@ class LaunchPlan:
     image: str = ""
     symlinks: Mapping[str, str] = field(default_factory=dict)
     masked: tuple[str, ...] = (*abi.MASKED, *abi.EMPTIED)
+    gpu: GpuAccess | None = None
 
     def sources(self) -> tuple[str, ...]:
         """Every path of this machine that is bound, each once, in the order of `bwrap_args`."""
         bound = [] if self.root is None else [self.root]
         bound += [source for _, source, _ in self._workspace_binds()]
         bound += [mount.source for mount in self.mounts]
+        bound += [source for _, source, _ in self._gpu_binds()]
         return tuple(dict.fromkeys(bound))
 
     def inline(self) -> tuple[Inline, ...]:
@@ -98,6 +102,8 @@ class LaunchPlan:
         fixed = dict(abi.VARIABLES)
         if self.root is not None and self.environment.get("PATH"):
             fixed["PATH"] = f"{abi.ENV_PATH}:{self.environment['PATH']}"
+        if self.gpu is not None:
+            fixed |= self.gpu.variables(self.environment.get("LD_LIBRARY_PATH", ""))
         return dict(sorted({**self.environment, **fixed}.items()))
 
     def bwrap_args(
@@ -120,10 +126,11 @@ class LaunchPlan:
         args += [word for folder in abi.FOLDERS for word in ("--perms", "0755", "--dir", folder)]
         args += [word for option, origin, place in self._workspace_binds() for word in (option, source(origin), place)]
         args += [word for mount in self.mounts for word in ("--ro-bind", source(mount.source), mount.target)]
+        args += [word for option, origin, place in self._gpu_binds() for word in (option, source(origin), place)]
         args += [word for place, text in self.links() for word in ("--symlink", text, place)]
         for file, number in zip(self.inline(), numbers, strict=True):
             args += [*_permissions(file), file.option, str(number), file.target]
-        for folder in (path for path in self.masked if path in abi.EMPTIED):
+        for folder in (path for path in self.hidden() if path in abi.EMPTIED):
             args += ["--tmpfs", folder, "--remount-ro", folder]
         args += [] if self.root is None else ["--remount-ro", abi.BUILD]
         args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", abi.CWD, "--clearenv"]
@@ -164,6 +171,15 @@ class LaunchPlan:
         if self.root is not None:
             for place in abi.SYMLINKS:  # which an image has as folders
                 yield "--bind", f"{self.workspace}/tmp", place  # noqa: S108  # a folder of the workspace
+
+    def _gpu_binds(self) -> Iterator[tuple[str, str, str]]:
+        if self.gpu is not None:
+            yield from (("--ro-bind", source, place) for source, place in self.gpu.libraries)
+            yield from (("--dev-bind", node, node[node.rindex("/dev/") :]) for node in self.gpu.nodes)
+
+    def hidden(self) -> tuple[str, ...]:
+        """`masked`, less what the driver of a GPU reads of itself."""
+        return tuple(path for path in self.masked if self.gpu is None or path != "/proc/driver")
 
     def links(self) -> Iterator[tuple[str, str]]:
         """Symlinks of a bare root, by place.
