@@ -168,12 +168,14 @@ class Stage(BaseModel):
         }
 
     def parameters_in_key(self) -> dict[str, Value]:
-        """The parameters that differ from their default: what the key sees."""
+        """The parameters that differ from their default: what the key sees. What is no field has no default."""
         fields = type(self).model_fields
         return {
             name: value
             for name, value in self.parameters_in_full().items()
-            if fields[name].is_required() or value != plain(fields[name].get_default(call_default_factory=True))
+            if name not in fields
+            or fields[name].is_required()
+            or value != plain(fields[name].get_default(call_default_factory=True))
         }
 
     def program_files(self) -> dict[str, str]:
