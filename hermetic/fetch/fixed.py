@@ -57,7 +57,7 @@ def _beginning(origin: Origin, name: str, count: int) -> bytes:
     for _ in range(5):
         found = b""
         try:
-            with origin.stream(name, 0) as (_, pieces):
+            with origin.stream(name, 0, count) as (_, pieces):
                 for piece in pieces:
                     found += piece
                     if len(found) >= count:

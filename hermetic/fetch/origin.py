@@ -34,8 +34,11 @@ class Origin(Protocol):
 
     described: str
 
-    def stream(self, path: str, offset: int) -> AbstractContextManager[tuple[int, Iterator[bytes]]]:
-        """The bytes of the file at `path` from `offset` on, and where they really begin: at 0 if it cannot skip.
+    def stream(
+        self, path: str, offset: int, count: int | None = None
+    ) -> AbstractContextManager[tuple[int, Iterator[bytes]]]:
+        """The bytes of the file at `path` from `offset` on, and where they really begin: at 0 if it cannot skip. With
+        `count` no more than that many are asked for; there may be more all the same.
 
         Raises `BrokenError`, then or while they are read, when trying again may help; `HermeticError` when not.
         """
@@ -67,9 +70,12 @@ class HttpOrigin:
         raise NotImplementedError
 
     @contextmanager
-    def stream(self, path: str, offset: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    def stream(self, path: str, offset: int, count: int | None = None) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """As `Origin` says."""
         url, headers = self.request(path)
-        asked = {**headers, "Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
+        asked = {**headers, "Accept-Encoding": "identity"}
+        if offset or count is not None:
+            asked["Range"] = f"bytes={offset}-{offset + count - 1 if count is not None else ''}"
         with (
             self.speaking(),
             self.session().stream("GET", url, headers=asked, timeout=_TIMEOUT) as response,

@@ -47,7 +47,9 @@ class Hub:
         self._guard = threading.Lock()
         handler = type("_Handler", (Handler,), {"hub": self})
         self._servers = [_Server((address, at), handler) for address, at in (("127.0.0.1", port), ("127.0.0.2", 0))]
-        self._threads = [threading.Thread(target=server.serve_forever, daemon=True) for server in self._servers]
+        self._threads = [
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True) for server in self._servers
+        ]
         for thread in self._threads:
             thread.start()
         self.endpoint = f"http://127.0.0.1:{self._servers[0].server_port}"
