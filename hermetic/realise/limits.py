@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from contextlib import suppress
 from typing import Final
 
 from hermetic.errors import Domain, HermeticError
@@ -15,7 +13,7 @@ from hermetic.sandbox.runner import Exit
 __all__ = ["exceeded", "known", "limits_of", "require_disk"]
 
 _MIB: Final = 1 << 20
-_LEAST_PROCESSES, _MOST_PROCESSES, _PROCESSES_A_CORE = 2048, 16384, 512
+_PROCESSES: Final = 8192  # more than a builder on a large machine has, and a fork bomb ends before the machine does
 _NO_KEY: Final = "it is not part of the key"
 
 
@@ -23,7 +21,7 @@ def limits_of(stage: Stage) -> Limits:
     """The limits of one attempt at `stage`. Those of a `Harvest` are its own affair."""
     return Limits(
         memory_mb=stage.memory_limit_mb,
-        processes=stage.processes or _most_processes(),
+        processes=stage.processes or _PROCESSES,
         wall_s=stage.timeout or None,
         silence_s=stage.silence or None,
         shm_mb=stage.shm_mb,
@@ -76,13 +74,3 @@ def _out_of_memory(stage: Stage, name: str, ended: Exit) -> HermeticError:
 
 def _mib(count: int) -> str:
     return f"{count / _MIB:,.0f} MiB"
-
-
-@functools.cache
-def _most_processes() -> int:
-    """So many that no builder reaches it, and at most half of what the kernel has: a fork bomb must end somewhere."""
-    room = [_MOST_PROCESSES, max(_LEAST_PROCESSES, _PROCESSES_A_CORE * len(os.sched_getaffinity(0)))]
-    for name in ("pid_max", "threads-max"):
-        with suppress(OSError), open(f"/proc/sys/kernel/{name}", encoding="ascii") as stream:
-            room.append(int(stream.read()) // 2)
-    return min(room)

@@ -54,7 +54,7 @@ class Stage(BaseModel):
 
     The fields below do not change results and are not in the key. `cores` and `memory_mb` (MiB) are what the
     scheduler sets aside for the stage. A `memory_mb` that a recipe gives is the stage's limit as well; the default of a
-    class is none. `processes` limits processes and threads (0: by thousands, against fork bombs), `disk_mb` what the
+    class is none. `processes` limits processes and threads (0: 8192, against fork bombs), `disk_mb` what the
     stage holds in its workspace, and so much must be free before it starts (0: as much as there is); `shm_mb` is the
     size of ``/dev/shm``, and counts as memory when it is used. `timeout` is its wall time and `silence` its time
     without output in seconds (0: no limit), and a stage with `check` set must succeed before a target that is one of

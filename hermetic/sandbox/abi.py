@@ -25,6 +25,7 @@ __all__ = [
     "IN",
     "LIMITS",
     "MASKED",
+    "OOM_SCORE",
     "OUT",
     "PROGRAM",
     "SHM_MB",
@@ -59,6 +60,7 @@ GID: Final = 100
 HOST_NAME: Final = "localhost"
 UMASK: Final = 0o022
 SHM_MB: Final = 1024
+OOM_SCORE: Final = 500  # of 1000: to the kernel as if it used half of the machine's memory more
 
 VARIABLES: Final[Mapping[str, str]] = MappingProxyType(
     {

@@ -61,12 +61,20 @@ def _common(plan: LaunchPlan, ulimits: Mapping[str, tuple[int, int]] | None) -> 
     args = ["--rm", "--init", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
     args += [] if plan.network else ["--network", "none"]
     args += ["--hostname", abi.HOST_NAME, "--workdir", abi.CWD, "--shm-size", f"{plan.limits.shm_mb}m"]
-    args += [] if plan.limits.memory_mb is None else ["--memory", f"{plan.limits.memory_mb}m"]
+    args += _memory(plan)
     args += ["--pids-limit", "-1" if plan.limits.processes is None else str(plan.limits.processes)]
-    for which, (soft, hard) in (ulimits or abi.LIMITS).items():
+    own = {} if plan.limits.file_bytes is None else {"FSIZE": (plan.limits.file_bytes, plan.limits.file_bytes)}
+    for which, (soft, hard) in {**(ulimits or abi.LIMITS), **own}.items():
         if which not in _NO_LIMIT:
             args += ["--ulimit", f"{which.lower()}={soft}:{hard}"]
     return args
+
+
+def _memory(plan: LaunchPlan) -> list[str]:
+    """Swap is no way around a limit; and when the machine itself has no memory left, a stage is the first to go."""
+    first = ["--oom-score-adj", str(abi.OOM_SCORE)]
+    most = plan.limits.memory_mb
+    return first if most is None else [*first, "--memory", f"{most}m", "--memory-swap", f"{most}m"]
 
 
 def _users(ids: Ids) -> list[str]:

@@ -28,7 +28,6 @@ __all__ = [
     "BUILD_GID",
     "BUILD_UID",
     "NEUTRAL",
-    "OOM_SCORE",
     "Child",
     "drops_privileges",
     "granted_limits",
@@ -41,8 +40,6 @@ __all__ = [
 BUILD_UID: Final = 64733  # no account of Debian, systemd or Nix lies here, and containers of 65536 ids still have it
 BUILD_GID: Final = 64733
 NEUTRAL: Final = "/tmp"  # noqa: S108  # covered by a private tmpfs
-
-OOM_SCORE: Final = 500  # of 1000: as if it used half of the memory more
 
 _CAP_SYS_ADMIN: Final = 21
 _CLONE_NEWNS: Final = 0x00020000
@@ -185,8 +182,8 @@ def _be_first_to_go() -> None:
     """When the machine itself runs out of memory, the kernel is to end a stage and not what it works for."""
     with suppress(OSError):
         descriptor = os.open("/proc/self/oom_score_adj", os.O_RDWR)
-        if int(os.read(descriptor, 16)) < OOM_SCORE:
-            os.pwrite(descriptor, str(OOM_SCORE).encode(), 0)
+        if int(os.read(descriptor, 16)) < abi.OOM_SCORE:
+            os.pwrite(descriptor, str(abi.OOM_SCORE).encode(), 0)
         os.close(descriptor)
 
 

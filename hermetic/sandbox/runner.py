@@ -39,8 +39,8 @@ class Exit:
     `Limits.silence_s` without output; `stopped`: its overseer had it killed; `over_disk`: it filled `Limits.disk_mb`.
     `oom`: the kernel killed one of its processes for memory, as a control group counted it; without one it is true if
     the program was killed (signal 9) by nobody of us while the kernel killed something of this machine for memory.
-    `limited_by` says what held memory and processes: "cgroup", "rlimit" or "" for no limit. `seconds` runs from the
-    launch to the end of the last process.
+    `limited_by` says what held memory and processes: "cgroup", "rlimit", "podman" or "" for no limit. `seconds` runs
+    from the launch to the end of the last process.
     """
 
     status: int | None
@@ -112,7 +112,7 @@ async def run(
             result,
             oom=oom,
             over_disk=result.over_disk or (not result.ok and watched.reached_disk(result)),
-            limited_by=_limited_by(plan, group),
+            limited_by=_limited_by(plan, group, runtime),
             seconds=time.monotonic() - started,
             usage=watched.usage(),
         )
@@ -237,9 +237,11 @@ def _result(process: Process, output: Output, *, killed: bool) -> Exit:
     return Exit(None, code - 128) if code > 128 else Exit(code, None)
 
 
-def _limited_by(plan: LaunchPlan, group: cgroup.Group | None) -> str:
+def _limited_by(plan: LaunchPlan, group: cgroup.Group | None, runtime: str) -> str:
     if plan.limits.memory_mb is None and plan.limits.processes is None:
         return ""
+    if runtime == "podman":
+        return runtime
     return "rlimit" if group is None else "cgroup"
 
 

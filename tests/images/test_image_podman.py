@@ -106,6 +106,14 @@ def children(pid: int) -> list[int]:
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
+def below(pid: int, name: str) -> int:
+    """A descendant of `pid` that runs the program `name`."""
+    pending = children(pid)
+    while Path(f"/proc/{pending[0]}/comm").read_text().strip() != name:
+        pending += children(pending.pop(0))
+    return pending[0]
+
+
 class Gate:
     """A program on the way into a container that stands still before or after one of its subcommands."""
 
@@ -151,6 +159,16 @@ class TestNothingIsLeft:
         os.kill(guard_of(stage.process), signal.SIGKILL)
         stage.ended()
         assert stage.process.returncode == 100
+        assert_nothing_is_left(podman, mark)
+
+    @pytest.mark.parametrize(("name", "code"), [("conmon", 4), ("podman-init", 100)])
+    def test_when_one_within_is_killed(self, podman: User, pushed: str, name, code):
+        """The container's keeper, and its first process."""
+        mark = marker()
+        stage = started(podman, pushed, mark)
+        os.kill(below(guard_of(stage.process), name), signal.SIGKILL)
+        stage.ended()
+        assert stage.process.returncode == code
         assert_nothing_is_left(podman, mark)
 
     def test_what_driver_and_guard_left_is_swept_by_the_next_run(self, podman: User, pushed: str):
