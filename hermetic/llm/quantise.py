@@ -80,8 +80,8 @@ class Quantise(Stage):
     a logit of the quantised model is further than `largest_difference` of the largest from that of the original.
     Memory: the model in `dtype`, and as much again while AWQ looks for its scales.
 
-    The same machine gives the same bytes. For a model on a GPU, set `device` to ``cuda``, take an environment with
-    CUDA and set `gpus`.
+    The same machine gives the same bytes. With `gpu` the model is quantised there, in an environment with CUDA. `batch`
+    samples of one length go through it at a time; it may change the last bit of a scale.
     """
 
     kind: ClassVar[str] = "models.quantise"
@@ -110,7 +110,7 @@ class Quantise(Stage):
     tp: Positive = 1
     pp: Positive = 1
     dtype: Literal["bfloat16", "float16"] = "bfloat16"
-    device: Literal["cpu", "cuda"] = "cpu"
+    batch: Positive = 1
     largest_difference: Decimal = "1.0"
 
     @model_validator(mode="after")
@@ -118,6 +118,10 @@ class Quantise(Stage):
         if self.export == "hf" and self.tp * self.pp > 1:
             raise PydanticCustomError("unfit", "the export hf is one checkpoint; tp and pp belong to tensorrt_llm")
         return self
+
+    def parameters_in_full(self) -> dict[str, Any]:
+        """As ever, with the device that the model is on. The GPU itself is in the key by its own name."""
+        return super().parameters_in_full() | {"device": "cuda" if self.gpu is not None else "cpu"}
 
 
 def calibration(

@@ -29,6 +29,7 @@ MERGE: dict[str, Any] = {
     "tolerance": "0.0001",
 }
 QUANTISE: dict[str, Any] = {
+    "batch": 1,
     "device": "cpu",
     "dtype": "bfloat16",
     "export": "hf",

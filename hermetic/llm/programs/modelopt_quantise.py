@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -72,16 +73,24 @@ def _checked(source: Path, asked: Asked) -> tuple[Architecture, int]:
     architecture = parse_config(read_json(source / "config.json"))
     tensors = check_tensors(architecture, read_checkpoint(source))
     read_tokenizer(source, architecture)
-    group = FORMATS[asked.format].group
-    for name, (_, width) in architecture.linears().items():
-        if group and width % group:
-            raise Refused(f"{asked.format} has groups of {group} weights, which do not divide the {width} of {name}")
+    _check_split(asked, architecture)
+    return architecture, sum(tensor.end - tensor.begin for tensor in tensors.values())
+
+
+def _check_split(asked: Asked, architecture: Architecture) -> None:
     if architecture.heads % asked.tp or architecture.kv_heads % asked.tp or architecture.layers % asked.pp:
         raise Refused(
             f"tp {asked.tp} and pp {asked.pp} do not divide {architecture.heads} heads, "
             f"{architecture.kv_heads} key-value heads and {architecture.layers} layers"
         )
-    return architecture, sum(tensor.end - tensor.begin for tensor in tensors.values())
+    group = FORMATS[asked.format].group
+    for name, (_, width) in architecture.linears().items():
+        share = width // asked.tp if name.endswith(("o_proj", "down_proj")) else width
+        if group and share % group:
+            of = f" of a rank ({width} over tp {asked.tp})" if share != width else ""
+            raise Refused(
+                f"{asked.format} has groups of {group} weights, which do not divide the {share}{of} of {name}"
+            )
 
 
 def _quantised(source: Path, parameters: dict[str, Any], samples: list[list[int]]) -> tuple[Any, dict[str, str]]:
@@ -98,8 +107,8 @@ def _quantised(source: Path, parameters: dict[str, Any], samples: list[list[int]
     before = logits(model, samples[:_COMPARED])
 
     def calibrate(quantised: Any) -> None:
-        for ids in samples:
-            quantised(torch.tensor([ids], device=parameters["device"]))
+        for batch in batches(samples, parameters["batch"]):
+            quantised(torch.tensor(batch, device=parameters["device"]))
 
     started = time.monotonic()
     with torch.inference_mode():
@@ -113,6 +122,18 @@ def _quantised(source: Path, parameters: dict[str, Any], samples: list[list[int]
             f"quantising moved a logit by {far:.3f} of the largest, and {parameters['largest_difference']} is allowed"
         )
     return model, {"largest_relative": f"{far:.3f}", "same_token": f"{same:.3f}"}
+
+
+def batches(samples: list[list[int]], size: int) -> Iterator[list[list[int]]]:
+    """The samples in their order, up to `size` neighbours of one length at a time: nothing is padded."""
+    batch: list[list[int]] = []
+    for ids in samples:
+        if batch and (len(batch) == size or len(ids) != len(batch[0])):
+            yield batch
+            batch = []
+        batch.append(ids)
+    if batch:
+        yield batch
 
 
 def _config(name: str, kv_cache: str) -> Any:
