@@ -1,0 +1,138 @@
+"""Merging and quantising with the real libraries, in the environment that the lock describes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import architecture
+import checkpoints
+import numpy as np
+import pytest
+import reference_forward
+import safetensors_file
+from by_hand import digest
+from models_kit import CALIBRATION, MERGE, QUANTISE, TINY, ByProgram, settings_of, write_adapter, write_dataset
+
+pytestmark = pytest.mark.slow
+
+TOKENS = [3, 141, 59, 265, 358, 979, 323, 846, 264, 338]
+
+
+def logits_of(folder: Path, changes: dict[str, np.ndarray[Any, Any]] | None = None) -> np.ndarray[Any, Any]:
+    """NumPy's logits of the checkpoint in `folder`, with `changes` added to its matrices."""
+    tensors = safetensors_file.read_checkpoint(folder)
+    found = architecture.parse_config(settings_of(folder))
+
+    def weights(name: str) -> np.ndarray[Any, Any]:
+        value = tensors[name].float32()
+        return value + changes[name] if changes and name in changes else value
+
+    return reference_forward.logits(found, weights, TOKENS)
+
+
+def changes_of(adapter: Path, scale: float) -> dict[str, np.ndarray[Any, Any]]:
+    """What a LoRA adapter adds to each matrix, from its definition: scale x B x A."""
+    tensors = safetensors_file.read_header(adapter / "adapter_model.safetensors")
+    names = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
+    return {
+        f"{name.removeprefix('base_model.model.')}.weight": np.float32(scale)
+        * (tensors[f"{name}.lora_B.weight"].float32() @ tensors[f"{name}.lora_A.weight"].float32())
+        for name in names
+    }
+
+
+@pytest.mark.parametrize(("rslora", "scale"), [(False, 2.0), (True, 4.0)])
+def test_merged_weights_compute_what_base_and_adapter_do(
+    rslora: bool, scale: float, by_program: ByProgram, tmp_path: Path
+) -> None:
+    """Held against NumPy, which knows nothing of peft: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
+    adapter = write_adapter(tmp_path / "adapter", TINY, rank=4, alpha=8, rslora=rslora)
+    merged = by_program("lora_merge.py", "merged", MERGE | {"dtype": "float32"}, base=TINY, adapter=adapter).out
+    expected = logits_of(TINY, changes_of(adapter, scale))
+    assert reference_forward.difference(logits_of(merged), expected) < 1e-4
+    assert reference_forward.difference(logits_of(TINY), expected) > 0.01
+    record = json.loads((merged / "merge.json").read_text())
+    assert (record["adapter"]["rank"], record["adapter"]["alpha"], record["dtype"]) == (4, "8", "float32")
+    assert set(record["base"]["files"]) == {path.name for path in TINY.iterdir()}
+
+
+def test_dora_is_honoured_and_the_merge_is_the_same_twice(
+    by_program: ByProgram, models_python: Path, tmp_path: Path
+) -> None:
+    """In a sharded base with untied weights; what comes of it loads with plain transformers and says the same."""
+    base = checkpoints.write(tmp_path / "base", checkpoints.config(tie_word_embeddings=False), shards=3)
+    adapter = write_adapter(tmp_path / "adapter", base, dora=True)
+    first, second = (
+        by_program("lora_merge.py", name, MERGE, base=base, adapter=adapter).out for name in ("first", "second")
+    )
+    assert digest(first) == digest(second)
+    code = (
+        "import sys, torch; from transformers import AutoModelForCausalLM as M;"
+        "m = M.from_pretrained(sys.argv[1], dtype=torch.float32);"
+        f"print(m(torch.tensor([{TOKENS}])).logits[0].argmax(-1).tolist())"
+    )
+    ran = subprocess.run([models_python, "-c", code, first], capture_output=True, text=True, check=True)
+    assert json.loads(ran.stdout) == logits_of(first).argmax(-1).tolist()
+
+
+def test_a_tolerance_that_rounding_exceeds(by_program: ByProgram, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", TINY)
+    strict = MERGE | {"stored_tolerance": "0.000001"}
+    ran = by_program("lora_merge.py", "merged", strict, check=False, base=TINY, adapter=adapter)
+    assert ran.code == 1
+    assert "the stored model is" in ran.stderr.splitlines()[-1]
+
+
+def test_several_adapters_for_run_time(by_program: ByProgram, tmp_path: Path) -> None:
+    inputs = {
+        f"adapters__{name}": write_adapter(tmp_path / name, TINY, rank=rank, modules=modules)
+        for name, rank, modules in (("fr", 4, ("self_attn.q_proj",)), ("de", 8, ("mlp.up_proj",)))
+    }
+    out = by_program("lora_adapters.py", "adapters", {}, base=TINY, **inputs).out
+    record = json.loads((out / "adapters.json").read_text())
+    assert (record["max_lora_rank"], record["target_modules"]) == (8, ["mlp.up_proj", "self_attn.q_proj"])
+    assert safetensors_file.read_header(out / "de" / "adapter_model.safetensors")
+    dora = write_adapter(tmp_path / "dora", TINY, dora=True)
+    ran = by_program("lora_adapters.py", "refused", {}, check=False, base=TINY, adapters__x=dora)
+    assert "the adapter x uses DoRA" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "kv_cache", "export", "tp"),
+    [
+        ("fp8", "fp8", "hf", 1),
+        ("fp8", "none", "tensorrt_llm", 2),
+        ("int4_awq", "none", "tensorrt_llm", 1),
+        ("int8_sq", "fp8", "tensorrt_llm", 2),
+        ("nvfp4", "fp8", "hf", 1),
+        ("w4a8_awq", "none", "hf", 1),
+    ],
+)
+def test_formats(name: str, kv_cache: str, export: str, tp: int, by_program: ByProgram, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data.jsonl")
+    samples = by_program("calibration_set.py", "samples", CALIBRATION, dataset=data).out
+    asked = QUANTISE | {"format": name, "kv_cache": kv_cache, "export": export, "tp": tp}
+    out = by_program("modelopt_quantise.py", "quantised", asked, checkpoint=TINY, calibration=samples).out
+    record = json.loads((out / "quantisation.json").read_text())
+    assert record["calibration"]["samples"] == 4
+    assert record["held"]["ranks"] == tp
+    assert record["held"]["bytes"] < record["original_bytes"]
+    assert (out / "tokenizer.json").read_bytes() == (TINY / "tokenizer.json").read_bytes()
+    if name != "nvfp4":
+        assert float(record["moved"]["largest_relative"]) < 0.2
+    if export == "tensorrt_llm":
+        config = json.loads((out / "config.json").read_text())
+        assert (config["rotary_base"], config["attn_bias"], config["qwen_type"]) == (10000.0, False, "qwen3")
+        assert config["quantization"]["kv_cache_quant_algo"] == ("FP8" if kv_cache == "fp8" else None)
+
+
+def test_a_model_that_quantising_would_ruin(by_program: ByProgram, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data.jsonl")
+    samples = by_program("calibration_set.py", "samples", CALIBRATION, dataset=data).out
+    asked = QUANTISE | {"largest_difference": "0.000001"}
+    ran = by_program("modelopt_quantise.py", "q", asked, check=False, checkpoint=TINY, calibration=samples)
+    assert "quantising moved a logit by" in ran.stderr.splitlines()[-1]
+    assert not list(ran.out.iterdir())
