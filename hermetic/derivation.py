@@ -30,7 +30,7 @@ from hermetic.errors import Domain, HermeticError
 from hermetic.recipe import FixedOutput, Memo, Recipe, Source, Stage
 from hermetic.recipe.environments import Environment
 from hermetic.recipe.gpu import Gpu
-from hermetic.recipe.source import hash_source
+from hermetic.recipe.source import SINGLE, hash_source
 
 __all__ = [
     "ABI",
@@ -78,10 +78,18 @@ class SourceInput:
 
 @dataclass(frozen=True, slots=True)
 class FixedInput:
-    """What a fetcher brings. It stands by `entry`; `key`, under which it lies in the store, has its name as well."""
+    """What a fetcher brings. It stands by `entry`; `key`, under which it lies in the store, has its name as well.
+
+    `inside` is what a stage is given of that store path: all of it, or the one file of this name.
+    """
 
     key: Key
     entry: EntryDigest
+    inside: str = ""
+
+    def place(self, path: str) -> str:
+        """What a stage is given, where the store path is `path`."""
+        return f"{path}/{self.inside}" if self.inside else path
 
     def preimage(self) -> Value:
         return {"kind": "fixed", "entry": self.entry.hex}
@@ -230,6 +238,9 @@ class _Context:
 
     def fixed(self, item: FixedOutput) -> Derivation:
         """The derivation of a fixed output; one for all that are the same files under the same name."""
+        problem = item.problem(item.entry)
+        if problem is not None:
+            raise problem
         derivation = derive_fixed(item)
         return self.fixed_outputs.setdefault(derivation.key, derivation)
 
@@ -237,7 +248,7 @@ class _Context:
         if isinstance(item, Stage):
             return BuiltInput(by_stage[item].key)
         if isinstance(item, FixedOutput):
-            return FixedInput(self.fixed(item).key, entry_digest(item))
+            return FixedInput(self.fixed(item).key, entry_digest(item), SINGLE.decode() if item.single else "")
         if item.path not in self._sources:
             self._sources[item.path] = hash_source(item, self._memo)
         return SourceInput(self._sources[item.path], item)

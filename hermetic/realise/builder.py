@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hermetic.canonical import Value
-from hermetic.derivation import Derivation, SourceInput
+from hermetic.derivation import Derivation, FixedInput, SourceInput
 from hermetic.digest import ResolvedKey
 from hermetic.errors import Domain, HermeticError
 from hermetic.realise.events import Event, Listener
@@ -111,7 +111,7 @@ class Builder:
 
     async def places(self, derivation: Derivation, inputs: Mapping[str, Realisation]) -> dict[str, str]:
         """Where each input lies on this machine, by role: store paths, sources included."""
-        built = {role: str(self.store.path(found.key, found.name)) for role, found in inputs.items()}
+        built = {role: _place(derivation, role, str(found.path(self.store))) for role, found in inputs.items()}
         return built | {role: await self._source(item) for role, item in _sources_of(derivation)}
 
     async def _run(
@@ -265,6 +265,11 @@ class Builder:
 def _program(derivation: Derivation, inputs: Mapping[str, str]) -> Program:
     stage = derivation.stage
     return Program(derivation.name, stage.program_files(), stage.parameters_in_full(), inputs)
+
+
+def _place(derivation: Derivation, role: str, path: str) -> str:
+    item = derivation.inputs[role]
+    return item.place(path) if isinstance(item, FixedInput) else path
 
 
 def _sources_of(derivation: Derivation) -> list[tuple[str, SourceInput]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hermetic.canonical import encode
-from hermetic.derivation import Derivation, Graph, Input, SourceInput
+from hermetic.derivation import Derivation, FixedInput, Graph, Input, SourceInput
 from hermetic.digest import Key
 from hermetic.realise import gpus
 from hermetic.realise.evaluated import Evaluated
@@ -60,7 +60,8 @@ def _masked(plan: LaunchPlan) -> LaunchPlan:
 def _place_of(item: Input, graph: Graph, store: Store) -> str:
     if isinstance(item, SourceInput):
         return item.source.path
-    return str(store.path(item.key, graph[item.key].name))
+    path = str(store.path(item.key, graph[item.key].name))
+    return item.place(path) if isinstance(item, FixedInput) else path
 
 
 def _workspace(place: str, program: Program) -> Iterator[str]:

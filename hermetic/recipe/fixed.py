@@ -11,7 +11,7 @@ from typing import Final
 from hermetic.errors import HermeticError
 from hermetic.recipe import evaluation
 from hermetic.recipe.lockfile import FixedEntry, LockedFile
-from hermetic.recipe.pins import current_lock, is_locking, lock_command
+from hermetic.recipe.pins import current_lock, lock_command
 from hermetic.recipe.source import SINGLE, Source
 
 __all__ = ["ACCEPTED", "OPEN_LICENCES", "FixedOutput", "hub_dataset", "hub_snapshot", "remote"]
@@ -40,7 +40,7 @@ class FixedOutput(Source):
     says (None while it is being written). `wanted` are its files, by the name they have in the output.
     """
 
-    __slots__ = ("accepted", "allow", "check", "entry", "ignore", "secret", "single", "uri")
+    __slots__ = ("_hint", "accepted", "allow", "check", "entry", "ignore", "secret", "single", "uri")
 
     def __init__(
         self,
@@ -62,9 +62,8 @@ class FixedOutput(Source):
         self.secret = secret
         self.check = check
         self.single = single
+        self._hint = lock_command()
         self.entry = entry if entry is not None else self._locked()
-        if not is_locking():
-            self._judge(self.entry)
 
     def __repr__(self) -> str:
         return f"FixedOutput({self.uri!r})"
@@ -113,7 +112,7 @@ class FixedOutput(Source):
         return sum(file.size for _, file in self.wanted.values())
 
     def problem(self, entry: FixedEntry | None) -> HermeticError | None:
-        """Why this cannot be had with what the lock file says; None if it can."""
+        """Why this cannot be had with what the lock file says; None if it can. With its line of the recipe."""
         try:
             with evaluation.apart():
                 self._judge(entry)
@@ -130,21 +129,23 @@ class FixedOutput(Source):
         return lock.fixed.get(self.uri) if lock is not None else None
 
     def _judge(self, entry: FixedEntry | None) -> None:
-        hint = lock_command()
         if entry is None:
-            evaluation.fail("not-locked", f"{self.uri} is not locked: nothing says what it is", hint=hint)
+            self._fail("not-locked", f"{self.uri} is not locked: nothing says what it is", self._hint)
         elif entry.unresolved:
             message = f"{self.uri} could not be locked: {entry.unresolved}"
-            evaluation.fail("unresolved", message, hint=f"where it can be asked for: {hint}")
+            self._fail("unresolved", message, f"where it can be asked for: {self._hint}")
         elif not (found := self.selected(entry)):
             what = self.single or f"allow={list(self.allow)}, ignore={list(self.ignore)}"
             some = ", ".join(sorted(entry.files)[:5]) or "nothing"
-            evaluation.fail("no-such-file", f"{self.uri} has no file for {what}", hint=f"it has {some}")
+            self._fail("no-such-file", f"{self.uri} has no file for {what}", f"it has {some}")
         elif unknown := sorted(name for name, file in found.items() if not file.sha256):
             message = f"{self.uri} is locked without the sha256 of {', '.join(unknown[:5])}"
-            evaluation.fail("not-locked", message, hint=hint)
+            self._fail("not-locked", message, self._hint)
         else:
             self._judge_licence(entry)
+
+    def _fail(self, reason: str, message: str, hint: str) -> None:
+        evaluation.fail(reason, message, hint=hint, at=self._origin)
 
     def _judge_licence(self, entry: FixedEntry) -> None:
         stated = entry.licence or "none stated"
@@ -152,7 +153,7 @@ class FixedOutput(Source):
         if (needed or self.accepted) and self.accepted != stated:
             said = f"the recipe accepts {self.accepted!r}" if self.accepted else "nobody has accepted it"
             hint = f'read it at {entry.source}, and if you accept it say so: accept_licence="{stated}"'
-            evaluation.fail("licence-not-accepted", f"{self.uri} has the licence {stated!r}; {said}", hint=hint)
+            self._fail("licence-not-accepted", f"{self.uri} has the licence {stated!r}; {said}", hint)
 
 
 def hub_snapshot(

@@ -16,6 +16,7 @@ from hermetic.errors import Domain, HermeticError, HermeticErrors
 from hermetic.recipe import evaluation, modules
 from hermetic.recipe.fixed import FixedOutput
 from hermetic.recipe.memo import Memo
+from hermetic.recipe.pins import is_locking
 from hermetic.recipe.purity import guarded
 from hermetic.recipe.source import Source
 from hermetic.recipe.stage import Stage
@@ -150,9 +151,20 @@ def _collect(file: str, module: types.ModuleType, running: evaluation.Evaluation
         _name_inputs(stage, names, running)
     _check_names(names, running)
     fixed = {name: value for name, value in vars(module).items() if isinstance(value, FixedOutput)}
+    _check_fixed([*fixed.values(), *(item for stage in names for item in stage.inputs_by_role().values())], running)
     if not found and default is None and not fixed:
         running.errors.append(_no_stages(file))
     return Recipe(file, stages, names, default, running.parameters, fixed)
+
+
+def _check_fixed(reached: list[Stage | Source], running: evaluation.Evaluation) -> None:
+    """Complain of fixed outputs that cannot be had; of those alone that somebody may ask for."""
+    if is_locking():
+        return
+    for item in dict.fromkeys(item for item in reached if isinstance(item, FixedOutput)):
+        problem = item.problem(item.entry)
+        if problem is not None:
+            running.errors.append(problem)
 
 
 def _no_stages(file: str) -> HermeticError:
