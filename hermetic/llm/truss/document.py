@@ -8,6 +8,7 @@ objects, two values for one key.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,12 +19,36 @@ from hermetic.llm.findings import Finding, Severity
 __all__ = ["Document", "Path", "dotted", "read"]
 
 #: Bytes of a file, nodes of it with every anchor written out, and levels of nesting.
-MOST_BYTES: Final = 1 << 20
+MOST_BYTES: Final = 1 << 18
 MOST_NODES: Final = 100_000
 MOST_LEVELS: Final = 64
 
 Path = tuple[str | int, ...]
-_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser, where PyYAML was built with it
+
+
+class _TooDeep(yaml.composer.ComposerError):
+    """Said where it is noticed: the composer follows nesting by recursion."""
+
+
+class _Loader(yaml.SafeLoader):  # and not libyaml's, which reads a lone ``!`` otherwise; Truss has this one
+    levels = 0
+
+    def compose_sequence_node(self, anchor: Any) -> yaml.SequenceNode:
+        with self._level():
+            return super().compose_sequence_node(anchor)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        with self._level():
+            return super().compose_mapping_node(anchor)
+
+    @contextmanager
+    def _level(self) -> Iterator[None]:
+        self.levels += 1
+        if self.levels > MOST_LEVELS:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise _TooDeep(None, None, f"more than {MOST_LEVELS} levels of nesting", mark)
+        yield
+        self.levels -= 1
 
 
 @dataclass
@@ -54,33 +79,17 @@ def read(file: str, text: bytes) -> Document:
     """`text` as a document of `file`. Never raises: what is wrong with it is in `findings`."""
     document = Document(file)
     if len(text) > MOST_BYTES:
-        document.report("yaml-too-large", (), f"{len(text)} bytes; a config has at most {MOST_BYTES}")
+        document.report("yaml-too-large", (), f"{len(text)} bytes; a config has at most {MOST_BYTES}", line=1)
         return document
     try:
-        if _levels(document, text):
-            _compose(document, text)
+        _compose(document, text)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         _syntax(document, error, lines=max(1, len(text.splitlines())))
     return document
 
 
-def _levels(document: Document, text: bytes) -> bool:
-    """Whether nothing is nested too deeply; looked at first, because the composer follows nesting by recursion."""
-    level = 0
-    for event in yaml.parse(text, Loader=_LOADER):
-        if isinstance(event, yaml.CollectionStartEvent):
-            level += 1
-            if level > MOST_LEVELS:
-                line = event.start_mark.line + 1 if event.start_mark is not None else 0
-                document.report("yaml-too-deep", (), f"more than {MOST_LEVELS} levels", line=line)
-                return False
-        elif isinstance(event, yaml.CollectionEndEvent):
-            level -= 1
-    return True
-
-
 def _compose(document: Document, text: bytes) -> None:
-    loader = _LOADER(text)
+    loader = _Loader(text)
     try:
         root = loader.get_single_node()
         if root is not None and _Size(document).fits(root):
@@ -96,7 +105,8 @@ def _syntax(document: Document, error: Exception, *, lines: int) -> None:
     context = getattr(error, "context", None)
     message = f"{context}: {problem}" if context else str(problem)
     line = min(mark.line + 1, lines) if mark is not None else 1  # what is missing is noticed behind the last one
-    code = "yaml-tag" if isinstance(error, yaml.constructor.ConstructorError) else "yaml-syntax"
+    kinds: dict[type[Exception], str] = {yaml.constructor.ConstructorError: "yaml-tag", _TooDeep: "yaml-too-deep"}
+    code = kinds.get(type(error), "yaml-syntax")
     document.report(code, (), message, line=line)
 
 
@@ -112,7 +122,7 @@ class _Size:
         count = self._count(root)
         if count > MOST_NODES:
             message = f"{count} values once its anchors are written out; a config has at most {MOST_NODES}"
-            self._document.report("yaml-too-large", (), message)
+            self._document.report("yaml-too-large", (), message, line=root.start_mark.line + 1)
         return count <= MOST_NODES
 
     def _count(self, node: yaml.Node) -> int:
