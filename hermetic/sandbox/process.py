@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from hermetic.errors import HermeticError
 from hermetic.sandbox import tools, usage
+from hermetic.sandbox.forker import Launched
 from hermetic.sandbox.output import Output
 from hermetic.sandbox.usage import Counted
 
@@ -26,7 +27,7 @@ class Process:
 
     def __init__(
         self,
-        launched: subprocess.Popen[bytes],
+        launched: subprocess.Popen[bytes] | Launched,
         output: Output,
         status: int,
         on_first: Callable[[int], None] | None = None,

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
 import threading
 import time
-import warnings
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from hermetic.errors import Domain, HermeticError
-from hermetic.sandbox import cgroup, disk, launch, podman, seccomp, tools, usage, workspace
+from hermetic.sandbox import cgroup, disk, forker, launch, podman, seccomp, tools, usage, workspace
 from hermetic.sandbox.output import Output
 from hermetic.sandbox.plan import LaunchPlan, Limits
 from hermetic.sandbox.process import Process
@@ -26,8 +26,6 @@ __all__ = ["Exit", "Overseer", "run"]
 
 #: Watches a running stage, and returns when it is to be stopped.
 Overseer: TypeAlias = Callable[[Tree], Awaitable[None]]
-
-_NO_VARIABLES: Final[dict[str, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +254,6 @@ def _launch(plan: LaunchPlan, output: Output, answer: Output, confined: _Confine
         files = [_memory(ours, file.content) for file in plan.inline()]
         filters = _memory(ours, seccomp.program(os.uname().machine))
         status, status_writer = _pipe(ours)
-        report, report_writer = _pipe(ours)
         places = launch.neutral(plan.sources()) if drop else {}
         block = confined.gate[0] if confined.gate is not None else None
         args = plan.bwrap_args(
@@ -272,45 +269,36 @@ def _launch(plan: LaunchPlan, output: Output, answer: Output, confined: _Confine
             sources=plan.sources(),
             limits=launch.resource_limits(plan.limits, grouped=group is not None),
             drop=drop,
-            report=report_writer,
+            report=-1,  # the forker's
             parent=os.getpid(),
             groups=() if group is None else group.doors,
             group=confined.inside,
         )
         command = [tool, "--args", str(arguments), "--", *plan.argv]
-        launched = _spawn(command, (stdin, answer.writer, output.writer), (*keep, arguments), child, report)
+        launched = _spawn(command, (stdin, answer.writer, output.writer), (*keep, arguments), child)
         output.close_writer()
         answer.close_writer()
         return Process(launched, output, os.dup(status), confined.first)
 
 
 def _spawn(
-    command: list[str], streams: tuple[int, int, int], keep: tuple[int, ...], child: launch.Child, report: int
-) -> subprocess.Popen[bytes]:
-    with warnings.catch_warnings():
-        # 3.12 warns of forking beside threads; the child makes system calls only.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            return subprocess.Popen(
-                command,
-                stdin=streams[0],
-                stdout=streams[1],
-                stderr=streams[2],
-                env=_NO_VARIABLES,
-                cwd="/",
-                pass_fds=keep,
-                start_new_session=True,
-                preexec_fn=child,  # noqa: PLW1509
-            )
-        except subprocess.SubprocessError as error:
-            os.set_blocking(report, False)
-            raise _refused(os.read(report, 4096).decode(errors="replace")) from error
-        except PermissionError as error:
-            raise tools.not_for_others(command[0]) from error
+    command: list[str], streams: tuple[int, int, int], keep: tuple[int, ...], child: launch.Child
+) -> forker.Launched:
+    try:
+        launched, refused = forker.spawn(command, streams, keep, child)
+    except OSError as error:
+        message = f"the stage's process could not be made: {error}"
+        raise HermeticError(Domain.ENVIRONMENT, "sandbox-failed", message) from error
+    if refused:
+        os.waitpid(launched.pid, 0)
+        raise _refused(refused, command[0])
+    return launched
 
 
-def _refused(said: str) -> HermeticError:
+def _refused(said: str, tool: str) -> HermeticError:
     number, _, text = said.partition(" ")
+    if number == str(errno.EACCES) and text.startswith("execute "):
+        return tools.not_for_others(tool)
     message = f"the stage's process could not {text}"
     if number == "1":
         return tools.no_mounting(message)
