@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.place import Place
 from bench.timing import Command
 
-__all__ = ["available", "leaf_changed", "noop"]
+__all__ = ["available", "busybox", "leaf_changed", "noop"]
 
 _FLAKE = """{
   outputs = { self }: let
@@ -35,10 +35,10 @@ _FLAKE = """{
 
 
 def available() -> bool:
-    return shutil.which("nix") is not None and _busybox() is not None
+    return shutil.which("nix") is not None and busybox() is not None
 
 
-def _busybox() -> str | None:
+def busybox() -> str | None:
     """A *static* one: the sandbox has no libraries."""
     return next((path for path in ("/bin/busybox", "/usr/bin/busybox") if Path(path).exists()), None)
 
@@ -60,10 +60,10 @@ def leaf_changed(place: Place, number: int) -> Command:
 
 
 def _write(folder: Path, leaf: str) -> None:
-    busybox = _busybox()
-    assert busybox is not None
+    program = busybox()
+    assert program is not None
     (folder / "busybox").mkdir(exist_ok=True)
-    shutil.copy(busybox, folder / "busybox" / "busybox")
+    shutil.copy(program, folder / "busybox" / "busybox")
     (folder / "flake.nix").write_text(_FLAKE % {"system": f"{platform.machine()}-linux", "leaf": leaf})
 
 
