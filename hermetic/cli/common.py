@@ -25,6 +25,8 @@ class Opened:
 
     def remember(self) -> None:
         """Let the next command about the same find its answer without evaluating anything."""
+        if any(stage.gpu is not None and not stage.gpu.declared for stage in self.evaluated.graph.by_stage):
+            return  # containers with different GPUs may share a boot id and a home
         from hermetic.cli import remembered
 
         remembered.remember(self.reference, self.overrides, self.evaluated, self.memo)

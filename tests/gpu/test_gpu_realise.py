@@ -41,13 +41,10 @@ def test_two_gpus_are_numbered_alike_everywhere(cli, recipe, machine) -> None:
 
 def test_the_record_says_on_what_it_was_built(cli, recipe, machine, store_root) -> None:
     assert cli("realise", recipe(ENGINE), env=machine(H200())).exit_code == 0
-    (record,) = [
-        found
-        for file in (store_root / "builds").glob("*/record.json")
-        if "gpu" in (found := json.loads(file.read_text()))
-    ]
-    assert record["gpu"]["driver"] == "580.159.04"
-    assert record["gpu"]["devices"][0]["product"] == "NVIDIA H200"
+    (file,) = (store_root / "builds").glob("*/record.json")
+    record = json.loads(file.read_text())["extra"]["gpu"]
+    assert record["driver"] == "580.159.04"
+    assert record["devices"][0]["product"] == "NVIDIA H200"
 
 
 def test_without_a_gpu_the_error_names_the_machine_that_is_needed(cli, recipe, machine) -> None:
@@ -115,3 +112,17 @@ def test_commands_are_printed_with_the_devices(cli, recipe, machine) -> None:
     assert "--dev-bind" in result.stdout
     elsewhere = cli("plan", "--commands", "recipe.py", env={"HERMETIC_TEST_GPUS": ""})
     assert "which this machine has not" in elsewhere.stdout
+
+
+def test_an_undeclared_gpu_is_looked_for_each_time(cli, recipe, machine, tmp_path) -> None:
+    name = recipe('engine = Script("look.py", environment=env, gpu=Gpu())\n')
+    variables = machine(H200())
+    settled = {"HERMETIC_TEST_SETTLED": "1"}
+    first = cli("realise", name, env=variables | settled)
+    assert first.exit_code == 0, first.stderr
+    declared = cli("path", recipe(ENGINE), env=settled)
+    assert declared.lines == first.lines
+    recipe('engine = Script("look.py", environment=env, gpu=Gpu())\n')
+    gone = cli("realise", name, env={"HERMETIC_TEST_GPUS": ""} | settled)
+    assert "environment/gpu-missing" in gone.stderr
+    assert "leaves open which GPU" in gone.stderr
