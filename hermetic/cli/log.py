@@ -8,7 +8,7 @@ import time
 
 import click
 
-from hermetic.cli import options
+from hermetic.cli import console, options
 from hermetic.cli.common import open_store
 from hermetic.cli.target import find
 from hermetic.digest import Key
@@ -37,6 +37,20 @@ def command(target: str, sets: tuple[str, ...], store: str | None, follow: bool,
             click.echo(f"{attempt.id}  {attempt.outcome:10} {attempt.log}")
         return
     _show(attempts[0], follow=follow)
+    used = _used(place.attempts(key)[0])
+    if used:
+        console.note(used)
+
+
+def _used(attempt: Attempt) -> str:
+    """What an attempt that has ended used, in a line; "" if it is not known."""
+    from hermetic.realise.display import human_bytes, human_time
+
+    used = attempt.extra.get("used", {})
+    words = {"memory": "{} of memory", "memory_with_cache": "{} with files cached", "written": "{} written"}
+    parts = [text.format(human_bytes(used[name])) for name, text in words.items() if name in used]
+    seconds = [f"{human_time(used['cpu_s'])} of processor time"] if "cpu_s" in used else []
+    return f"used {', '.join([*seconds, *parts])}" if seconds or parts else ""
 
 
 def _key(target: str, sets: tuple[str, ...], store: Store) -> Key:

@@ -124,6 +124,12 @@ class TestWhatWasUsed:
         assert built["used"]["cpu_s"] > 0
         assert built["used"]["written"] >= 5 << 20
 
+    def test_log_says_it_to_people(self, realise, cli) -> None:
+        realise("echo words; echo > /build/out/f")
+        shown = cli("log", "recipe.py")
+        assert shown.stdout == "words\n"
+        assert "of processor time" in shown.stderr
+
     @pytest.mark.usefixtures("grouped")
     def test_memory_is_what_could_not_be_dropped(self, realise) -> None:
         """A stage that holds 100 MB and writes 200: told apart."""
