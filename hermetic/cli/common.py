@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hermetic.cli import options, settings
 from hermetic.realise.evaluated import Evaluated, evaluate
-from hermetic.recipe import Memo
+from hermetic.recipe import Memo, Stage
 from hermetic.store import Store
 
 __all__ = ["Opened", "open_store", "opened"]
@@ -25,7 +25,8 @@ class Opened:
 
     def remember(self) -> None:
         """Let the next command about the same find its answer without evaluating anything."""
-        if any(stage.gpu is not None and not stage.gpu.declared for stage in self.evaluated.graph.by_stage):
+        stages = [item for item in self.evaluated.graph.by_stage if isinstance(item, Stage)]
+        if any(stage.gpu is not None and not stage.gpu.declared for stage in stages):
             return  # containers with different GPUs may share a boot id and a home
         from hermetic.cli import remembered
 
