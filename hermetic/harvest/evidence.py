@@ -58,13 +58,15 @@ class Glance:
 class Content:
     """What a file's own bytes say: `problem` if they say that it is not whole; `proven` if they prove its end.
 
-    `document` is the JSON of ``config.json``; `hole` is where it has a size, but nothing was ever written.
+    `document` is the JSON of ``config.json``; `hole` is where it has a size, but nothing was ever written. `blank`: its
+    last bytes are zero, as those of a file that was filled before it is written.
     """
 
     problem: str = ""
     proven: bool = False
     document: Mapping[str, Any] | None = None
     hole: int | None = None
+    blank: bool = False
 
 
 @dataclass(frozen=True, slots=True)

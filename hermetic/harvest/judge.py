@@ -109,6 +109,8 @@ def _size_doubts(complete: KnownSizes, unproven: list[File], contents: Mapping[s
             yield f"{file.name}: has {file.size} bytes of {wanted}"
         elif (hole := contents.get(file.name, _NOTHING).hole) is not None:
             yield f"{file.name}: has its size, but nothing was written at byte {hole}"
+        elif contents.get(file.name, _NOTHING).blank:
+            yield f"{file.name}: has its size, but ends in zeros, as a file that was filled first; ask for a line"
 
 
 def _line_doubts(complete: LogLine, lines: tuple[int, ...], unproven: list[File], engines: list[File]) -> Iterator[str]:

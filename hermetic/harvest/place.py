@@ -21,6 +21,7 @@ __all__ = ["Found", "content", "find", "opened"]
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # not to hang in a pipe's open
 _LARGEST_JSON: Final = 1 << 28
+_END: Final = 4
 _PLAN: Final = b"ftrt"  # the first bytes of a serialised TensorRT engine
 
 Found = tuple[str, tuple[File, ...], tuple[str, ...], str]  #: folder, files, globs without a match, problem
@@ -125,16 +126,25 @@ def _is_match(name: str, pattern: str) -> bool:
 def _judged(file: File, descriptor: int) -> Content:
     if file.size == 0:
         return Content("is empty")
-    hole = _hole(file.size, descriptor)
+    hole, blank = _hole(file.size, descriptor), _is_blank(file.size, descriptor)
     if file.name.endswith((".engine", ".plan")):
         head = os.pread(descriptor, len(_PLAN), 0)
         problem = "" if head == _PLAN else f"does not start with {_PLAN.decode()}, as a TensorRT plan does"
-        return Content(problem, hole=hole)
+        return Content(problem, hole=hole, blank=blank)
     if file.name.endswith(".json"):
         return _json(file, descriptor)
     if file.name.endswith(".safetensors"):
         return _safetensors(file, descriptor)
-    return Content(hole=hole)
+    return Content(hole=hole, blank=blank)
+
+
+def _is_blank(size: int, descriptor: int) -> bool:
+    """Whether nothing but zeros stands at the very end.
+
+    Four bytes: fewer are zero in good files now and then, and a shorter piece is hardly written by itself.
+    """
+    end = os.pread(descriptor, _END, max(size - _END, 0))
+    return not any(end)
 
 
 def _hole(size: int, descriptor: int) -> int | None:

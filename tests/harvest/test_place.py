@@ -111,3 +111,13 @@ def test_another_file_of_the_same_name(tmp_path: Path) -> None:
     path.rename(tmp_path / "out/kept")
     write(tmp_path, "out/a.plan")
     assert "is not the file that it was" in place.content(str(tmp_path), "out", file).problem
+
+
+@pytest.mark.parametrize(
+    ("tail", "blank"), [(b"\0" * 4, True), (b"\0" * 5000, True), (b"\0" * 3, False), (b"\0\0\0\0x", False)]
+)
+def test_zeros_at_the_end_are_seen(tmp_path: Path, tail: bytes, blank: bool) -> None:
+    """Of a file that was filled before it is written; four of them, since good files end in fewer now and then."""
+    write(tmp_path, "out/a.plan", b"ftrt" + b"x" * 100 + tail)
+    (file,) = place.find(str(tmp_path), Harvest(artifacts=("a.plan",), complete=LogLine("x")))[1]
+    assert place.content(str(tmp_path), "out", file).blank is blank

@@ -123,6 +123,13 @@ class TestEvidence:
         result = cli("realise", recipe("hang", harvest='"complete": KnownSizes({"rank0.engine": 300000})'))
         assert result.exit_code == 0, result.stderr
 
+    def test_a_known_size_of_a_file_that_was_filled_with_zeros_first(self, cli, recipe) -> None:
+        """Its writer has closed it half-way: size, header, holders and allocation are those of a whole one."""
+        sizes = '"complete": KnownSizes({"rank0.engine": 300000}), "timeout": 2'
+        result = cli("realise", recipe("zeros", harvest=sizes))
+        assert result.exit_code == 101, result.stderr
+        assert "rank0.engine: has its size, but ends in zeros" in result.stderr
+
     def test_another_size_than_the_known_one(self, cli, recipe) -> None:
         wrong = '"complete": KnownSizes({"rank0.engine": 300001}), "timeout": 2'
         result = cli("realise", recipe("hang", harvest=wrong))

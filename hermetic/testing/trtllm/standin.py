@@ -12,7 +12,8 @@ It can behave badly, as the environment says:
 
 STANDIN_BEHAVIOUR  ``exit`` (as a good tool does), ``hang`` (write all, then never end), ``crash`` (SIGSEGV in the
                    middle of the last engine), ``nothing`` (exit 0 without a file), ``fail`` (exit 1 after everything
-                   is written), ``truncate`` (close the last engine half-written, then hang), ``linger`` (hang while
+                   is written), ``truncate`` (close the last engine half-written, then hang), ``zeros``
+                   (the same, but fill it with zeros first, so that its size is right), ``linger`` (hang while
                    the last engine is held open for writing), ``slow`` (hang in the middle of the last engine)
 STANDIN_BYTES      size of each engine [1000000]
 STANDIN_CHUNKS     writes for each engine [4]
@@ -36,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-BEHAVIOURS = ("exit", "hang", "crash", "nothing", "fail", "truncate", "linger", "slow")
+BEHAVIOURS = ("exit", "hang", "crash", "nothing", "fail", "truncate", "zeros", "linger", "slow")
 
 
 def main(words: Sequence[str]) -> int:
@@ -207,17 +208,20 @@ def write_engine(path: Path, rank: int, seed: bytes, behaviour: str) -> None:
     started = time.monotonic()
     log(f"Serializing engine to {path}...")
     with open(path, "wb", buffering=0) as stream:
+        if behaviour == "zeros":
+            stream.write(bytes(sum(map(len, chunks(rank, seed)))))
+            stream.seek(0)
         for number, chunk in enumerate(chunks(rank, seed)):
             if number:
                 time.sleep(float(os.environ.get("STANDIN_PAUSE", "0.1")))
             if number >= int(os.environ.get("STANDIN_CHUNKS", "4")) // 2:
                 misbehave(behaviour)
-                if behaviour == "truncate":
+                if behaviour in {"truncate", "zeros"}:
                     break
             stream.write(chunk)
         if behaviour == "linger":
             hang()
-    if behaviour == "truncate":
+    if behaviour in {"truncate", "zeros"}:
         hang()
     log(f"Engine serialized. Total time: {clock(started)}")
 
