@@ -42,7 +42,7 @@ class MergeLora(Stage):
 
     kind: ClassVar[str] = "models.merge-lora"
     version: ClassVar[int] = 1
-    programs: ClassVar[tuple[str, ...]] = ("lora_merge.py", "torch_model.py", *_CHECKED)
+    programs: ClassVar[tuple[str, ...]] = ("lora_merge.py", "disk_space.py", "torch_model.py", *_CHECKED)
     #: The product of the two small matrices is summed in an order that may differ between instruction sets.
     platform: ClassVar[tuple[str, ...]] = ("system", "cpu_isa")
 

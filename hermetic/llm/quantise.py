@@ -78,7 +78,7 @@ class Quantise(Stage):
 
     The files are read back: the build fails if a matrix, a scale or the configuration is not what was asked for, or if
     a logit of the quantised model is further than `largest_difference` of the largest from that of the original.
-    Memory: the model in `dtype`, and as much again while AWQ looks for its scales.
+    Memory: the model in `dtype` and two gigabytes more, as measured with four billion parameters.
 
     The same machine gives the same bytes. With `gpu` the model is quantised there, in an environment with CUDA. `batch`
     samples of one length go through it at a time; it may change the last bit of a scale.
@@ -90,6 +90,7 @@ class Quantise(Stage):
         "modelopt_quantise.py",
         "architecture.py",
         "checkpoint.py",
+        "disk_space.py",
         "quantised_checkpoint.py",
         "safetensors_file.py",
         "samples_file.py",

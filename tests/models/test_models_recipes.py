@@ -58,6 +58,7 @@ def _imports(path: Path) -> set[str]:
     ("backend", "sm", "name", "kv_cache", "export", "reason"),
     [
         ("tensorrt-llm", "90", "nvfp4", "none", "tensorrt_llm", "format-for-gpu"),
+        ("tensorrt-llm", "9.0", "nvfp4", "none", "tensorrt_llm", "format-for-gpu"),
         ("tensorrt-llm", "80", "fp8", "none", "tensorrt_llm", "format-for-gpu"),
         ("tensorrt-llm", "80", "w4a8_awq", "none", "tensorrt_llm", "format-for-gpu"),
         ("tensorrt-llm", "90", "w4a8_awq", "fp8", "tensorrt_llm", "format-and-cache"),

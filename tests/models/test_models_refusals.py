@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import adapter_file
@@ -190,6 +191,17 @@ class TestQuantise:
     def test_a_tokenizer_of_another_vocabulary(self, export: str, samples: Path, tmp_path: Path) -> None:
         model = checkpoints.write(tmp_path / "small", checkpoints.config(vocab_size=1600))
         assert "the tokenizer does not fit" in self.refuse(model, samples, tmp_path, export=export)
+
+    def test_a_disk_that_is_too_small(
+        self, export: str, model: Path, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import disk_space
+        import modelopt_quantise
+
+        monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda place: SimpleNamespace(free=100_000))
+        monkeypatch.setattr(modelopt_quantise, "read_samples", lambda *places: ([[1]], {"count": 1}))
+        said = self.refuse(model, samples, tmp_path, export=export)
+        assert said == "disk too small: the result takes about 0.000764 GB, but 0.0001 GB are free"
 
     def test_calibration_that_is_none(self, export: str, model: Path, tmp_path: Path) -> None:
         assert "is not the output of calibration(...)" in self.refuse(model, model, tmp_path, export=export)

@@ -18,6 +18,7 @@ sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does 
 from adapter_file import described, read_adapter
 from architecture import Architecture, parse_config
 from checkpoint import check_tensors, read_tokenizer
+from disk_space import check_space
 from safetensors_file import check_finite, read_checkpoint
 from stage_file import Refused, StageFile, read_json, run, say, write_json
 
@@ -37,10 +38,10 @@ def build(stage: StageFile) -> None:
     for name, tensor in [*tensors.items(), *adapter.tensors.items()]:
         check_finite(name, tensor)
     say(f"rank {adapter.rank}, alpha {adapter.alpha}, {', '.join(adapter.modules)} of {len(adapter.layers)} layers")
-    from torch_model import check_space, copy_companions  # noqa: PLC0415  # headers need no torch
-
     weights = sum(_count(tensor.shape) for tensor in tensors.values()) * _ELEMENT[parameters["dtype"]]
     check_space(stage.out, weights)
+    from torch_model import copy_companions  # noqa: PLC0415  # headers need no torch
+
     stage.out.mkdir(exist_ok=True)
     checked = _merge(base, folder, architecture, parameters, stage.out)
     copy_companions(base, stage.out)

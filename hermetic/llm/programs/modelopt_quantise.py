@@ -23,6 +23,7 @@ sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does 
 
 from architecture import Architecture, parse_config
 from checkpoint import check_tensors, read_tokenizer
+from disk_space import check_space
 from quantised_checkpoint import FORMATS, Asked, read_back
 from safetensors_file import read_checkpoint
 from samples_file import read_samples
@@ -46,9 +47,9 @@ def build(stage: StageFile) -> None:
     architecture, size = _checked(source, asked)
     samples, chosen = read_samples(stage.input("calibration"), source / "tokenizer.json")
     say(f"{asked.format}, KV cache {asked.kv_cache}: {len(samples)} samples, {sum(map(len, samples))} tokens")
-    from torch_model import check_space, copy_companions, say_memory  # noqa: PLC0415  # headers need no torch
+    check_space(stage.out, _expected(architecture, asked, size))
+    from torch_model import copy_companions, say_memory  # noqa: PLC0415  # headers need no torch
 
-    check_space(stage.out, size)
     model, moved = _quantised(source, parameters, samples)
     stage.out.mkdir(exist_ok=True)
     _export(model, architecture, asked, parameters["dtype"], stage.out)
@@ -75,6 +76,13 @@ def _checked(source: Path, asked: Asked) -> tuple[Architecture, int]:
     read_tokenizer(source, architecture)
     _check_split(asked, architecture)
     return architecture, sum(tensor.end - tensor.begin for tensor in tensors.values())
+
+
+def _expected(architecture: Architecture, asked: Asked, size: int) -> int:
+    """About how many bytes the result takes: its matrices as they will be, everything else as it is."""
+    fmt = FORMATS[asked.format]
+    weights = sum(rows * width for rows, width in architecture.linears().values()) * architecture.layers
+    return max(size - 2 * weights, 0) + weights // (fmt.packed_rows * fmt.packed_width)
 
 
 def _check_split(asked: Asked, architecture: Architecture) -> None:

@@ -12,7 +12,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS sums in on
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
-from stage_file import Refused, read_json, say
+from stage_file import Refused, say
 from transformers import AutoModelForCausalLM
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -83,20 +83,6 @@ def copy_companions(source: Path, out: Path) -> None:
             shutil.copyfile(source / name, out / name)
 
 
-def check_space(out: Path, needed: int) -> None:
-    """Raises `Refused` if `needed` bytes will not fit where `out` lies."""
-    place = out if out.exists() else out.parent
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise Refused(f"the result takes about {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free: disk too small")
-
-
 def say_memory() -> None:
     if torch.cuda.is_available():
         say(f"peak GPU memory {torch.cuda.max_memory_allocated()} bytes on {torch.cuda.get_device_name()}")
-
-
-def text_settings(folder: Path) -> dict[str, Any]:
-    """``config.json`` as it is. Raises `Refused` if there is none."""
-    config: dict[str, Any] = read_json(folder / "config.json")
-    return config

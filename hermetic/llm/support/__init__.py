@@ -18,13 +18,18 @@ BACKENDS: Final = ("tensorrt-llm", "tensorrt-llm-pytorch", "vllm", "sglang")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a quantised checkpoint is for: a backend, a GPU's compute capability ("90" for 9.0; "" for any), and whether
+    """What a quantised checkpoint is for: a backend, the compute capability of a GPU ("9.0", "90"; "" for any), whether
     the engine will use paged-context attention, which block reuse and chunked prefill need.
     """
 
     backend: str
     sm: str = ""
     paged_context_fmha: bool = True
+
+    @property
+    def capability(self) -> str:
+        """`sm` as the table writes it."""
+        return self.sm.replace(".", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +53,10 @@ def refusals(target: Target, format: str, kv_cache: str, export: str) -> Iterato
         message = f"{target.backend} reads the export {backend['export']!r}, not {export!r}"
         yield Refusal("export-for-backend", message, f"use export={backend['export']!r}", source)
     yield from _formats(backend, target, format, source)
-    if kv_cache != "none" and target.sm and target.sm not in backend["kv_cache"].get(kv_cache, [target.sm]):
+    sm = target.capability
+    if kv_cache != "none" and sm and sm not in backend["kv_cache"].get(kv_cache, [sm]):
         able = ", ".join(backend["kv_cache"][kv_cache])
-        message = f"{target.backend} has no {kv_cache} cache on sm {target.sm}"
+        message = f"{target.backend} has no {kv_cache} cache on sm {sm}"
         yield Refusal("cache-for-gpu", message, f"it has one on sm {able}", source)
     for pair in table["refused"]:
         if _matches(pair, target, format, kv_cache):
@@ -59,14 +65,14 @@ def refusals(target: Target, format: str, kv_cache: str, export: str) -> Iterato
 
 
 def _formats(backend: Mapping[str, Any], target: Target, name: str, source: str) -> Iterator[Refusal]:
-    able = backend["formats"].get(name)
+    able, sm = backend["formats"].get(name), target.capability
     if able is None:
         runs = ", ".join(backend["formats"])
         yield Refusal("format-for-backend", f"{target.backend} does not run {name}", f"it runs {runs}", source)
-    elif target.sm and target.sm not in able:
-        others = [other for other, sms in backend["formats"].items() if target.sm in sms]
-        message = f"{target.backend} does not run {name} on sm {target.sm}, but on {', '.join(able)}"
-        instead = f"on sm {target.sm} it runs {', '.join(others)}" if others else "nothing is known to run there"
+    elif sm and sm not in able:
+        others = [other for other, sms in backend["formats"].items() if sm in sms]
+        message = f"{target.backend} does not run {name} on sm {sm}, but on {', '.join(able)}"
+        instead = f"on sm {sm} it runs {', '.join(others)}" if others else "nothing is known to run there"
         yield Refusal("format-for-gpu", message, instead, source)
 
 
