@@ -103,7 +103,7 @@ async def run(
         why = await _follow(process, (output, answer), plan.limits, watching, watched)
         await answer.finished()
         oom = watched.meter.out_of_memory()
-        result = _killed(why) if why else _result(process, output, killed=oom)
+        result = _killed(why) if why else _result(process, output)
         if group is None and not why and result.signal == signal.SIGKILL:
             oom = oom or usage.machine_kills() > kills
         return replace(
@@ -224,14 +224,14 @@ def _killed(why: str) -> Exit:
     return replace(Exit(None, signal.SIGKILL), **{why: True})  # type: ignore[arg-type]  # each is a bool
 
 
-def _result(process: Process, output: Output, *, killed: bool) -> Exit:
+def _result(process: Process, output: Output) -> Exit:
     code = process.code
-    if code is None and killed:  # bubblewrap itself, for memory
-        return Exit(None, signal.SIGKILL)
     if code is None:
-        if process.launched.returncode < 0:
-            return Exit(None, -process.launched.returncode)
-        raise process.explain(output.tail.decode(errors="replace"))
+        code = process.launched.returncode
+        if code < 0:
+            return Exit(None, -code)
+        if code <= 128:
+            raise process.explain(output.tail.decode(errors="replace"))  # else bubblewrap was killed, says its guard
     return Exit(None, code - 128) if code > 128 else Exit(code, None)
 
 

@@ -78,7 +78,15 @@ def test_cancelling_kills_everything(driver: Driver, bare_python: EnvironmentMou
     assert living(marker) == []
 
 
-def test_a_killed_driver_leaves_nothing(driver: Driver, bare_python: EnvironmentMounts, marker: str) -> None:
+# Whom SIGKILL hits: how many steps below the driver it is.
+VICTIMS = {"the driver": 0, "the guard": 1, "bubblewrap": 2, "the namespace's first process": 3, "the program": 4}
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_nothing_is_left_whoever_dies_first(
+    driver: Driver, bare_python: EnvironmentMounts, marker: str, victim: str
+) -> None:
+    """Processes in sessions of their own, orphans, and all ignoring SIGTERM."""
     program = STUBBORN + "open('/build/out/ready', 'w').close(); time.sleep(600)"
     process = driver.start()
     assert process.stdin is not None
@@ -87,13 +95,36 @@ def test_a_killed_driver_leaves_nothing(driver: Driver, bare_python: Environment
     process.stdin.close()
     json.loads(process.stdout.readline())
     watched = [os.pidfd_open(pid) for pid in wait_for(lambda: _at_least(3, living(marker)))]
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    os.kill(_descendant(process.pid, VICTIMS[victim]), signal.SIGKILL)
     for pidfd in watched:
-        assert select.select([pidfd], [], [], 5)[0], "a process of the stage outlived its driver"
+        assert select.select([pidfd], [], [], 5)[0], f"a process of the stage outlived {victim}"
         os.close(pidfd)
+    said = process.stdout.read()
+    process.stdout.close()
+    assert process.wait() == (-signal.SIGKILL if victim == "the driver" else 0)
     assert living(marker) == []
+    if victim != "the driver":
+        assert json.loads(said)[-1]["exit"]["signal"] == signal.SIGKILL
+
+
+def _descendant(pid: int, depth: int) -> int:
+    """The one that leads to the program: the others are orphans that the guard or the first process took in."""
+    for _ in range(depth):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        pid = next(int(child) for child in children if not _is_forker(child) and not _is_orphan(child))
+    return pid
+
+
+def _is_forker(pid: str) -> bool:
+    return not Path(f"/proc/{pid}/task/{pid}/children").read_text().split() and not _is_program(pid)
+
+
+def _is_program(pid: str) -> bool:
+    return b"main.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def _is_orphan(pid: str) -> bool:
+    return b"marker-" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _at_least(count: int, found: list[int]) -> list[int] | None:
