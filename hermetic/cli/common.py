@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hermetic.cli import options, settings
-from hermetic.realise.evaluated import Evaluated, evaluate
-from hermetic.recipe import Memo, Stage
 from hermetic.store import Store
+
+if TYPE_CHECKING:
+    from hermetic.realise.evaluated import Evaluated
+    from hermetic.recipe import Memo, Stage
 
 __all__ = ["Opened", "open_store", "opened"]
 
@@ -38,6 +41,9 @@ def open_store(given: str | None, *, create: bool = False) -> Store:
 
 
 def opened(reference: str, sets: tuple[str, ...], store: str | None) -> Opened:
+    from hermetic.realise.evaluated import evaluate  # which a verb about the store alone does without
+    from hermetic.recipe import Memo
+
     memo = Memo(os.path.join(settings.cache_folder(), "digests.json"))
     overrides = options.overrides(sets)
     evaluated = evaluate(reference, overrides, memo)

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from hermetic.errors import Domain, HermeticError
-from hermetic.fetch import oci
 from hermetic.fetch.oci_layout import IMAGE
 from hermetic.recipe.environments import Image
 from hermetic.recipe.image_reference import parse_reference
@@ -30,6 +29,7 @@ from hermetic.store import images as stored
 
 if TYPE_CHECKING:
     from hermetic.canonical import Value
+    from hermetic.fetch import oci
     from hermetic.store import Run
 
 __all__ = ["Root", "command", "find", "folder_of", "materialise", "pinned", "planned", "value", "variables"]
@@ -124,6 +124,8 @@ async def _make(image: Image, run: Run, tell: Progress, runtime: str) -> Root:
     tool = _umoci()
     await asyncio.to_thread(_prepare_work, work, target)
     what = f"image {image.reference}"
+    from hermetic.fetch import oci  # noqa: PLC0415  # the client imports for half as long as a plan takes
+
     pulled = await oci.pull(
         image.location, image.digest, image.config, f"{work}/in/layout", lambda done, total: tell(what, done, total)
     )
