@@ -48,7 +48,9 @@ def test_an_image_with_odd_modes_and_owners_is_verified_and_goes(user: User, odd
 def test_a_collector_beside_a_running_stage(request, me: User, tiny: kit.Made, runtime: str):
     """It is frozen once it has decided; the stage, which began before and ends after, has its image all the time."""
     user = me if runtime == "bwrap" else request.getfixturevalue("podman")
-    user.recipe(tiny.reference, "echo begun; while ! test -e /build/tmp/go; do sleep 0.05; done; hello > /build/out/f")
+    user.recipe(
+        tiny.reference, "busybox mkfifo -m 666 /build/tmp/go; echo begun; cat /build/tmp/go; hello > /build/out/f"
+    )
     user("lock", "recipe.py")
     stage = user.start("realise", "recipe.py", "--no-link", "--runtime", runtime, "--json")
     assert stage.stdout is not None
@@ -63,6 +65,6 @@ def test_a_collector_beside_a_running_stage(request, me: User, tiny: kit.Made, r
     out, err = collector.communicate()
     assert collector.returncode == 0, err
     assert "0 paths" in err, out + err
-    (workspace / "tmp/go").touch()
+    (workspace / "tmp/go").write_text("")
     _, err = stage.communicate()
     assert stage.returncode == 0, err
