@@ -11,7 +11,7 @@ from hermetic.store import Store
 
 if TYPE_CHECKING:
     from hermetic.realise.evaluated import Evaluated
-    from hermetic.recipe import Memo, Stage
+    from hermetic.recipe import Memo
 
 __all__ = ["Opened", "open_store", "opened"]
 
@@ -28,11 +28,12 @@ class Opened:
 
     def remember(self) -> None:
         """Let the next command about the same find its answer without evaluating anything."""
+        from hermetic.cli import remembered
+        from hermetic.recipe import Stage
+
         stages = [item for item in self.evaluated.graph.by_stage if isinstance(item, Stage)]
         if any(stage.gpu is not None and not stage.gpu.declared for stage in stages):
             return  # containers with different GPUs may share a boot id and a home
-        from hermetic.cli import remembered
-
         remembered.remember(self.reference, self.overrides, self.evaluated, self.memo)
 
 
