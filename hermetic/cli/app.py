@@ -38,6 +38,7 @@ VERBS = {
     "du": ("du", "Show how many bytes store paths take, alone and together."),
     "gc": ("gc", "Remove store paths that nothing keeps alive."),
     "root": ("root", "List, add and remove what keeps store paths alive."),
+    "doctor": ("doctor", "Say what this machine can build, and which command mends what it can't."),
     "config": ("config", "Show every setting and where it came from."),
 }
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from hermetic.errors import Domain, HermeticError
 
-__all__ = ["Credentials", "find_credentials"]
+__all__ = ["Credentials", "find_credentials", "known_hosts"]
 
 _HELPER_S: Final = 60
 _TOKEN_USER: Final = "<token>"  # noqa: S105  # what a helper calls the user of an identity token
@@ -51,6 +51,17 @@ def find_credentials(host: str, environ: Mapping[str, str]) -> Credentials | Non
             if found is not None:
                 return found
     return None
+
+
+def known_hosts(environ: Mapping[str, str]) -> list[str]:
+    """The registries that somebody logged in to, by host; "*" where a helper answers for all. No helper is asked."""
+    found = set()
+    for path in _files(environ):
+        document = _read(path)
+        for name in (*document.get("auths", {}), *document.get("credHelpers", {})):
+            found.add(name.partition("://")[2].partition("/")[0] if "://" in name else name)
+        found |= {"*"} if document.get("credsStore") else set()
+    return sorted(found)
 
 
 def _files(environ: Mapping[str, str]) -> Iterator[str]:

@@ -38,8 +38,10 @@ _MODEL = (
     "aoti_settings.py",
 )
 _PACKAGES = (
+    "_distutils_hack",
     "filelock",
     "fsspec",
+    "functorch",
     "jinja2",
     "markupsafe",
     "mpmath",
