@@ -39,10 +39,22 @@ _Streams = tuple[int, int, int]
 
 @dataclasses.dataclass
 class Launched:
-    """A guard; `returncode` is None until who waited for it has set it."""
+    """A guard; `returncode` is None until who waited for it has set it. `report` is taken over."""
 
     pid: int
+    report: int
     returncode: int | Any = None  # as `subprocess.Popen` has it
+
+    def refused(self) -> str:
+        """Why the program was never executed, in words that begin with the error's number; "" if it was.
+
+        Waits until that is known, for which no process need have ended.
+        """
+        with open(self.report, "rb", closefd=False) as said:
+            return said.read().decode(errors="replace")
+
+    def close(self) -> None:
+        os.close(self.report)
 
 
 class _Forker:
@@ -81,12 +93,11 @@ class _Forker:
 _forker: _Forker | None = None
 
 
-def spawn(command: list[str], streams: _Streams, keep: Sequence[int], child: launch.Child) -> tuple[Launched, str]:
+def spawn(command: list[str], streams: _Streams, keep: Sequence[int], child: launch.Child) -> Launched:
     """Start `command` in a new session with nothing open but `streams` and `keep`, under the numbers they have here.
 
-    `streams` are standard input, output and error; for the first, less than zero means none. `child` is called
-    before the program is executed, its `report` being this function's. Returns when it has been executed, or with what
-    went wrong in words that begin with the error's number.
+    `streams` are standard input, output and error; for the first, less than zero means none. `child` is called before
+    the program is executed, its `report` being this function's.
 
     Raises `OSError` when no process could be made.
     """
@@ -98,11 +109,12 @@ def spawn(command: list[str], streams: _Streams, keep: Sequence[int], child: lau
         order = marshal.dumps((command, streams, tuple(keep), private, given, dataclasses.astuple(child)))
         if len(given) > _MOST:
             raise OSError("a stage has too many descriptors")
-        pid = _ask(order, given)
+        return Launched(_ask(order, given), reader)
+    except BaseException:
+        os.close(reader)
+        raise
     finally:
         os.close(writer)
-    with open(reader, "rb") as said:
-        return Launched(pid), said.read().decode(errors="replace")
 
 
 def _ask(order: bytes, descriptors: Sequence[int]) -> int:

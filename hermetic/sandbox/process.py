@@ -70,7 +70,8 @@ class Process:
 
     def explain(self, said: str) -> HermeticError:
         """The error behind a stage that never started; `said` is the end of its output."""
-        return tools.explain(said)
+        refused = self.launched.refused() if isinstance(self.launched, Launched) else ""
+        return tools.refused(refused) if refused else tools.explain(said)
 
     def close(self) -> None:
         """Give back every descriptor; the stage must have ended."""
@@ -78,6 +79,8 @@ class Process:
         os.close(self._status)
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
+        if isinstance(self.launched, Launched):
+            self.launched.close()
         self._guard.cancel()
 
     def _on_exit(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
 import subprocess
@@ -285,24 +284,10 @@ def _spawn(
     command: list[str], streams: tuple[int, int, int], keep: tuple[int, ...], child: launch.Child
 ) -> forker.Launched:
     try:
-        launched, refused = forker.spawn(command, streams, keep, child)
+        return forker.spawn(command, streams, keep, child)
     except OSError as error:
         message = f"the stage's process could not be made: {error}"
         raise HermeticError(Domain.ENVIRONMENT, "sandbox-failed", message) from error
-    if refused:
-        os.waitpid(launched.pid, 0)
-        raise _refused(refused, command[0])
-    return launched
-
-
-def _refused(said: str, tool: str) -> HermeticError:
-    number, _, text = said.partition(" ")
-    if number == str(errno.EACCES) and text.startswith("execute "):
-        return tools.not_for_others(tool)
-    message = f"the stage's process could not {text}"
-    if number == "1":
-        return tools.no_mounting(message)
-    return HermeticError(Domain.ENVIRONMENT, "sandbox-failed", message)
 
 
 def _memory(stack: ExitStack, content: bytes) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -12,7 +13,7 @@ from typing import Any, Final
 from hermetic.errors import Domain, HermeticError
 from hermetic.sandbox import launch
 
-__all__ = ["available", "bubblewrap", "explain", "no_mounting", "no_sandbox", "not_for_others"]
+__all__ = ["available", "bubblewrap", "explain", "no_mounting", "no_sandbox", "not_for_others", "refused"]
 
 _OLDEST: Final = (0, 8, 0)  # has --disable-userns
 _INSTALL: Final = "apt-get install bubblewrap"
@@ -77,6 +78,17 @@ def no_mounting(message: str) -> HermeticError:
 
 def not_for_others(tool: str) -> HermeticError:
     return no_sandbox(f"root's builds run as another user, who may not execute {tool}", _INSTALL)
+
+
+def refused(said: str) -> HermeticError:
+    """The error behind a process that did not come to bubblewrap: an error's number, and what it could not do."""
+    number, _, text = said.partition(" ")
+    if number == str(errno.EACCES) and text.startswith("execute "):
+        return not_for_others(text.split()[1].rstrip(":"))
+    message = f"the stage's process could not {text}"
+    if number == str(errno.EPERM):
+        return no_mounting(message)
+    return HermeticError(Domain.ENVIRONMENT, "sandbox-failed", message)
 
 
 def explain(said: str) -> HermeticError:

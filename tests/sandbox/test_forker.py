@@ -17,10 +17,10 @@ def child(**more):
     return launch.Child(**({"sources": (), "limits": (), "drop": False, "report": -1, "parent": os.getpid()} | more))
 def run(command, keep=(), **more):
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    launched, refused = forker.spawn(command, (-3, writer, writer), keep, child(**more))
+    launched = forker.spawn(command, (-3, writer, writer), keep, child(**more))
     os.close(writer)
     with open(reader) as said:
-        return launched, refused, said.read()
+        return launched, launched.refused(), said.read()
 """
 
 
@@ -128,7 +128,7 @@ def test_a_forker_that_was_killed_is_an_error_once_and_then_replaced() -> None:
 def test_a_guard_outlives_the_forker_s_death_and_not_the_driver_s() -> None:
     program = """
         reader, writer = os.pipe2(os.O_CLOEXEC)
-        launched, refused = forker.spawn(["/bin/sleep", "900000123"], (-3, writer, writer), (), child())
+        launched = forker.spawn(["/bin/sleep", "900000123"], (-3, writer, writer), (), child())
         os.kill(forker._forker.pid, signal.SIGKILL)
         os.waitpid(forker._forker.pid, 0)
         os.kill(launched.pid, 0)
