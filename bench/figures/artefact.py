@@ -6,6 +6,7 @@ import os
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bench import inside
 from bench.peers import nix, store
@@ -95,16 +96,22 @@ def measure(place: Place) -> Iterator[Row]:
     """Ours and Nix's in turn, each from a file in the page cache; what was written is taken away between."""
     synced, fresh, added, staged = [], [], [], []
     source = _source(place)
+    fresh.append(_enter(place, RUNS, synced=False))
+    _collected(place)
     for turn in range(RUNS):
-        synced.append(_enter(place, 2 * turn, synced=True))
-        fresh.append(_enter(place, 2 * turn + 1, synced=False))
-        if nix.available() and turn < 2:
-            added.append(_then_deleted(place, once(store.add(place, source))))
+        last = turn == RUNS - 1  # whose results are verified
+        synced.append(_enter(place, turn, synced=True))
         if nix.available():
             staged.append(_then_deleted(place, once(store.stage_copying(place, source, turn))))
+        if nix.available() and (not turn or last):
+            added.append(once(store.add(place, source)))
+        if not last:
+            _collected(place)
+            if not turn and added:
+                _then_deleted(place, added[0])
     yield from _entering(synced, fresh, added, staged)
     yield from _hashing(place, source)
-    yield from _verifying(place, source)
+    yield from _verifying(place, str(synced[-1]["key"]), added[-1].stdout.split()[-1] if added else "")
 
 
 def _source(place: Place) -> Path:
@@ -115,12 +122,14 @@ def _source(place: Place) -> Path:
     return path
 
 
-def _enter(place: Place, number: int, *, synced: bool) -> dict[str, float]:
-    found = inside.run(place, _ENTER, str(place.folder / "store"), str(number), str(SIZE), str(int(synced)))
+def _enter(place: Place, number: int, *, synced: bool) -> dict[str, Any]:
+    return inside.run(place, _ENTER, str(place.folder / "store"), str(number), str(SIZE), str(int(synced)))
+
+
+def _collected(place: Place) -> None:
     os.sync()
     once(place.hermetic("gc"))
     os.sync()
-    return found
 
 
 def _then_deleted(place: Place, sample: Sample) -> Sample:
@@ -140,7 +149,7 @@ def _rates(what: str, seconds: list[float], **more: object) -> Row:
 
 
 def _entering(
-    synced: list[dict[str, float]], fresh: list[dict[str, float]], added: list[Sample], staged: list[Sample]
+    synced: list[dict[str, Any]], fresh: list[dict[str, Any]], added: list[Sample], staged: list[Sample]
 ) -> Iterator[Row]:
     seconds = [each["seconds"] for each in synced]
     yield _rates("4 GiB enters the store, synced before", seconds, floor=ENTER_FLOOR)
@@ -167,9 +176,7 @@ def _hashing(place: Place, source: Path) -> Iterator[Row]:
         yield Row("artefact", f"{what}, of bare blake3", share, "x", runs=RUNS, floor=HASH_FLOOR)
 
 
-def _verifying(place: Place, source: Path) -> Iterator[Row]:
-    key = inside.run(place, _ENTER, str(place.folder / "store"), "100", str(SIZE), "1")["key"]
-    theirs = once(store.add(place, source)).stdout.split()[-1] if nix.available() else ""
+def _verifying(place: Place, key: str, theirs: str) -> Iterator[Row]:
     ours, peer = [], []
     for _ in range(RUNS):
         ours.append(once(place.hermetic("verify", key)))
