@@ -108,15 +108,18 @@ def _plan(_: dict[str, Any], root: str, found: Remembered) -> tuple[str, str] | 
         return None
     graph = found.graph()
     in_place = _looked_up(graph.keys, graph.outputs, graph.needs, [key for key, _ in found.wanted], root)
-    building = len(in_place) - sum(in_place.values())
+    fetching = sum(graph.fetches[number] for number, there in in_place.items() if not there and number in graph.fetches)
+    building = sum(not there and number not in graph.fetches for number, there in in_place.items())
     if building and peek.has_history(root):
         return None  # from which reasons and times are told
     lines = []
     for number in sorted(in_place):
         output = graph.outputs[number]
         action, reason = ("in-place", "") if in_place[number] else ("build", plan_text.NEW)
+        if not in_place[number] and number in graph.fetches:
+            action, reason = "fetch", plan_text.amount(graph.fetches[number])
         lines.append(plan_text.line(action, output[peek.KEY + 1 :], f"{root}/store/{output}", reason) + "\n")
-    return "".join(lines), plan_text.summary(building, len(in_place)) + "\n"
+    return "".join(lines), plan_text.summary(building, len(in_place), fetching=fetching) + "\n"
 
 
 def _looked_up(

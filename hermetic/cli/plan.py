@@ -62,6 +62,8 @@ def _document(step: Step, session: Opened, expected: dict[Key, Expected]) -> dic
         "path": str(session.store.path(derivation.key, derivation.name)),
     }
     guess = expected.get(derivation.key)
+    if step.action == "fetch" and derivation.fixed is not None:
+        document["bytes"] = derivation.fixed.size
     if guess is not None:
         document |= {"reason": guess.reason, "expected_seconds": guess.seconds, "expected_bytes": guess.size}
     return document
@@ -71,6 +73,8 @@ def _line(step: Step, session: Opened, expected: dict[Key, Expected]) -> str:
     derivation = step.derivation
     path = str(session.store.path(derivation.key, derivation.name))
     guess = expected.get(derivation.key)
+    if step.action == "fetch" and derivation.fixed is not None:
+        return plan_text.line(step.action, derivation.name, path, plan_text.amount(derivation.fixed.size))
     if guess is None:
         return plan_text.line(step.action, derivation.name, path)
     return plan_text.line(step.action, derivation.name, path, guess.reason, guess.seconds)
@@ -80,4 +84,5 @@ def _summary(plan: Plan, expected: dict[Key, Expected]) -> str:
     seconds = sum(guess.seconds or 0 for guess in expected.values())
     size = sum(guess.size or 0 for guess in expected.values())
     unknown = sum(guess.seconds is None for guess in expected.values())
-    return plan_text.summary(len(plan.to_build), len(plan.steps), seconds, size, unknown)
+    fetching = sum(item.fixed.size for item in plan.to_fetch if item.fixed is not None)
+    return plan_text.summary(len(plan.to_build), len(plan.steps), seconds, size, unknown, fetching)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NEW", "line", "summary"]
+__all__ = ["NEW", "amount", "line", "summary"]
 
 NEW = "new"  # as hermetic.realise.forecast says it, which imports more
 
@@ -16,9 +16,19 @@ def line(action: str, name: str, path: str, reason: str = "", seconds: float | N
     return f"{first}\n{'':26} {reason}{last}"
 
 
-def summary(building: int, steps: int, seconds: float = 0, size: float = 0, unknown: int = 0) -> str:
-    """All of it: seconds and bytes judging by the last builds, `unknown` of which there were none."""
+def amount(size: float) -> str:
+    """What a fetch brings."""
+    from hermetic.realise.display import human_bytes
+
+    return f"{human_bytes(size)} to fetch"
+
+
+def summary(
+    building: int, steps: int, seconds: float = 0, size: float = 0, unknown: int = 0, fetching: float = 0
+) -> str:
+    """All of it: seconds and bytes judging by the last builds, `unknown` of which there were none; bytes to fetch."""
     text = f"{building} of {steps} stages to build"
+    text += f", {amount(fetching)}" if fetching else ""
     if seconds or size:
         from hermetic.realise.display import human_bytes
 

@@ -51,7 +51,12 @@ def test_lock_realise_and_again(hub: Hub, tiny: Repository, recipe, cli, tmp_pat
     assert cli("lock", "recipe.py", "--check").exit_code == 0
     path = Path(cli("path", target).stdout.strip())
     assert not path.exists()
-    assert cli("plan", target).stdout.startswith("fetch")
+    size = sum(map(len, kit.model().values()))
+    for _ in range(2):  # evaluated, and as it was remembered
+        plan = cli("plan", target, env={"HERMETIC_TEST_SETTLED": "1"})
+        assert plan.lines == [f"fetch     tiny             {path}", f"{'':26} 2.1 MB to fetch"]
+        assert plan.stderr == "0 of 1 stages to build, 2.1 MB to fetch\n"
+    assert json.loads(cli("plan", target, "--json").stdout)["bytes"] == size
     made = cli("realise", target, "--json")
     events = [json.loads(line) for line in made.lines]
     assert [event["state"] for event in events if event["event"] == "state"] == ["fetching", "storing", "fetched"]
