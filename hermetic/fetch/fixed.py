@@ -13,6 +13,8 @@ from hermetic.recipe.lockfile import FixedEntry, LockedFile
 
 __all__ = ["Fetch", "resolve"]
 
+_WEB = ("https://", "http://")
+
 
 def resolve(outputs: Sequence[FixedOutput], known: FixedEntry | None) -> FixedEntry:
     """What the address that all of `outputs` name stands for: every file, with the sha256 of those that any of them
@@ -25,10 +27,14 @@ def resolve(outputs: Sequence[FixedOutput], known: FixedEntry | None) -> FixedEn
     def chosen(entry: FixedEntry) -> set[str]:
         return {name for output in outputs for name in output.selected(entry)}
 
+    if first.uri.startswith(_WEB):
+        from hermetic.fetch.url import resolve_url  # noqa: PLC0415  # each origin brings a client of its own
+
+        return known if known is not None else resolve_url(first.uri)
     if not first.uri.startswith("hf://"):
         message = f"{first.uri}: nothing here can ask there"
         raise HermeticError(Domain.ENVIRONMENT, "no-fetcher", message)
-    from hermetic.fetch.hub import Hub, parse  # noqa: PLC0415  # each origin brings a client of its own
+    from hermetic.fetch.hub import Hub, parse  # noqa: PLC0415  # as above
 
     hub = Hub(parse(first.uri), secret=first.secret)
     entry = hub.resolve(chosen, known)
@@ -89,7 +95,10 @@ class Fetch:
 
     def bring(self) -> str:
         """The folder with the output, every byte verified. Raises as `Bringer.bring` does, and hash/checkpoint-…."""
-        return self._bringer.bring(self._wanted, self._output.texts)
+        try:
+            return self._bringer.bring(self._wanted, self._output.texts)
+        finally:
+            self._origin.close()
 
     def stop(self) -> None:
         """End as soon as possible; `bring` then raises `StoppedError`."""
@@ -129,4 +138,8 @@ def origin_of(output: FixedOutput) -> Origin:
         from hermetic.fetch.hub import Hub, parse  # noqa: PLC0415  # as above
 
         return Hub(parse(output.uri), commit=entry.commit, secret=output.secret)
+    if output.uri.startswith(_WEB):
+        from hermetic.fetch.url import Url  # noqa: PLC0415  # as above
+
+        return Url(output.uri)
     raise HermeticError(Domain.ENVIRONMENT, "no-fetcher", f"{output.uri}: nothing here can fetch that")

@@ -48,6 +48,10 @@ class Origin(Protocol):
         """Let everything that waits for the other side fail at once, and whatever is asked from now on."""
         ...
 
+    def close(self) -> None:
+        """Give connections back. Nothing is asked after that."""
+        ...
+
 
 class HttpOrigin:
     """Files by GET with ranges; subclasses say where they lie and what refusals mean."""
@@ -128,6 +132,9 @@ class HttpOrigin:
         with self._guard:
             for connection in self._open:
                 _shut(connection.shutdown)
+
+    def close(self) -> None:
+        """As `Origin` says; who has a session of its own closes it."""
 
 
 def _shut(shutdown: Callable[[int], None]) -> None:
