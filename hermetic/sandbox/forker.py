@@ -191,14 +191,14 @@ def _begin(descriptors: Sequence[int]) -> NoReturn:
         if report >= 0:
             os.write(report, f"{error.errno} execute {error.filename}: {error.strerror}".encode())
     finally:
-        os._exit(255)
+        os._exit(1)
 
 
 def _call(child: launch.Child) -> None:
     try:
         child()
     except OSError:
-        os._exit(255)  # which it has told itself
+        os._exit(1)  # which it has told itself
 
 
 def _place(
