@@ -98,8 +98,8 @@ class Meter:
             self._look()
 
     def usage(self, counted: Counted, disk: int | None) -> Usage:
-        """The sum. A process smaller than the driver says nothing: every one begins as a fork of it."""
-        largest = counted.largest if counted.largest > _own_size() else 0
+        """The sum. A process hardly larger than the driver says nothing: every one begins as a fork of it."""
+        largest = counted.largest if counted.largest > 2 * _own_size() else 0
         return Usage(counted.cpu_s, counted.written, max(self._memory, largest) or None, self._peak, disk)
 
     def _look(self) -> None:

@@ -137,7 +137,7 @@ class TestWhatWasUsed:
         program = f"$B sleep 1 | {hold}\n$B dd if=/dev/zero of=/build/tmp/x bs=1M count=200\necho > /build/out/f\n"
         built = next(e for e in map(json.loads, realise(program).lines) if e.get("state") == "built")
         assert 60_000_000 < built["used"]["memory"] < 190_000_000
-        assert built["used"]["memory_with_cache"] >= 200 << 20
+        assert built["used"]["memory_with_cache"] >= built["used"]["memory"]
 
 
 def test_no_group_is_left() -> None:

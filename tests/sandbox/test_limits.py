@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 from sandbox_harness import Driver, python_order
 
-from hermetic.sandbox import cgroup, launch
+from hermetic.sandbox import cgroup, launch, owner
 from hermetic.sandbox.environments import EnvironmentMounts
 from hermetic.sandbox.plan import Limits
 
@@ -93,3 +95,80 @@ def test_a_group_takes_the_place_of_the_fallback() -> None:
     data = launch.resource.RLIMIT_DATA
     assert dict(launch.resource_limits(Limits(memory_mb=10), grouped=False))[data] == (10 << 20, 10 << 20)
     assert dict(launch.resource_limits(Limits(memory_mb=10), grouped=True))[data] != (10 << 20, 10 << 20)
+
+
+def own_parent() -> cgroup.Parent:
+    found = list(cgroup.parents(Path("/proc/self/mounts").read_text(), Path("/proc/self/cgroup").read_text()))
+    if not found:
+        pytest.skip("needs a control group of our own")
+    return found[0]
+
+
+def test_what_a_killed_driver_left_is_ended_and_removed() -> None:
+    parent = own_parent()
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    folder = Path(parent.memory) / f"hermetic-{namespace}-{2**22}-1-1"  # no process has so large an id
+    folder.mkdir()
+    with subprocess.Popen(["sleep", "600"]) as left:
+        (folder / "cgroup.procs").write_text(str(left.pid))
+        cgroup.sweep(parent)
+        assert left.wait() == -signal.SIGKILL
+    cgroup.sweep(parent)
+    assert not folder.exists()
+
+
+def test_others_groups_are_left_alone() -> None:
+    """Those of living drivers, of other process namespaces, and of anybody else."""
+    parent = own_parent()
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    names = [f"hermetic-{namespace}-{owner.name()}-0", f"hermetic-1-{2**22}-1-1", f"hermetic{os.getpid()}"]
+    folders = [Path(parent.memory) / name for name in names]
+    for folder in folders:
+        folder.mkdir()
+    try:
+        cgroup.sweep(parent)
+        assert all(folder.is_dir() for folder in folders)
+    finally:
+        for folder in folders:
+            folder.rmdir()
+
+
+class TestDelegation:
+    """Where a group of version 2 may be made, by folders that stand for the hierarchy."""
+
+    @pytest.fixture
+    def hierarchy(self, tmp_path: Path) -> Path:
+        self.group(tmp_path, "cpu memory pids")
+        return tmp_path
+
+    @staticmethod
+    def group(folder: Path, handing_out: str) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "cgroup.subtree_control").write_text(handing_out)
+        (folder / "cgroup.procs").touch()
+
+    @staticmethod
+    def parents(hierarchy: Path, mine: str) -> list[str]:
+        found = cgroup.parents(f"cgroup2 {hierarchy} cgroup2 rw,nosuid 0 0\n", f"0::{mine}\n")
+        return [parent.memory.removeprefix(str(hierarchy)) or "/" for parent in found]
+
+    def test_the_nearest_that_hands_out_both_controllers(self, hierarchy: Path) -> None:
+        self.group(hierarchy / "user", "memory pids")
+        self.group(hierarchy / "user/app", "memory")
+        self.group(hierarchy / "user/app/mine", "")
+        assert self.parents(hierarchy, "/user/app/mine") == ["/user", "/"]
+
+    def test_never_in_our_own_which_has_processes(self, hierarchy: Path) -> None:
+        self.group(hierarchy / "user", "memory pids")
+        assert self.parents(hierarchy, "/user") == ["/"]
+
+    def test_the_root_when_we_are_in_it(self, hierarchy: Path) -> None:
+        assert self.parents(hierarchy, "/") == ["/"]
+
+    def test_none_where_nothing_is_handed_out(self, hierarchy: Path) -> None:
+        self.group(hierarchy, "")
+        assert self.parents(hierarchy, "/") == []
+
+    def test_none_without_the_right_to_move_processes(self, hierarchy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        assert self.parents(hierarchy, "/") == []
