@@ -17,6 +17,7 @@ STRICTER = {
     "stricter-accelerator.yaml": "Truss drops it before it looks for unknown fields; the engine would be another",
     "stricter-build.yaml": "Truss looks for unknown fields everywhere but in build; the engine would be another",
     "stricter-checkpoint.yaml": "the same: the checkpoint would be another",
+    "stricter-cpu.yaml": "inf, nan, -1 and 1_000 are numbers to Python and no amount of cores or memory",
     "stricter-duplicate.yaml": "Truss warns and takes the last; which line counts must not be a matter of order",
     "stricter-memory.yaml": "Truss accepts a unit without a number, and fails later when it computes with it",
     "stricter-speculator.yaml": "the same as in build",

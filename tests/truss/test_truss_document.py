@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from truss_corpus import cases
 
@@ -39,6 +39,7 @@ _VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(_VALUES)
 def test_whatever_is_written_is_read(value: Any) -> None:
     found = read("x", yaml.safe_dump(value).encode())
@@ -121,11 +122,13 @@ def test_nothing_at_all(data: bytes) -> None:
     assert (found.data, found.findings) == (None, [])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_stop_it(data: bytes) -> None:
     read("x", data)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab:-[]{}&*!<, \n\t#'\"0.?|>", max_size=60))
 def test_what_pyyaml_reads_is_read_alike(text: str) -> None:
     try:

@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from truss_corpus import CORPUS, HERE, RECORD
+from truss_matrix import configs
 
+from hermetic.llm.findings import Finding, errors_of
 from hermetic.llm.truss.config import COMPARED_WITH
+from hermetic.llm.truss.lint import lint
 
 RECORDER = HERE / "record_verdicts.py"
 SCHEMA = """\
@@ -34,6 +38,32 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_real_package_says_what_is_recorded(python: Path) -> None:
     said = subprocess.run([python, "-P", RECORDER, CORPUS], check=True, capture_output=True, text=True).stdout
     assert json.loads(said) == json.loads(RECORD.read_text("utf-8"))
+
+
+def deliberate(finding: Finding) -> bool:
+    """Whether a refusal is one of those in which hermetic is stricter; `STRICTER` in test_truss_corpus.py says why."""
+    stricter = ("trt_llm.build.", "resources.accelerator.")
+    unknown = finding.code == "unknown-field" and finding.where.startswith(stricter)
+    return unknown or finding.code in {"bad-memory", "bad-cpu"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_thousands_of_configs_get_the_same_verdict(python: Path, tmp_path: Path) -> None:
+    texts = sorted({yaml.safe_dump(config, sort_keys=False) for config in configs()})
+    assert len(texts) > 14_000
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number:05}.yaml").write_text(text)
+    said = subprocess.run([python, "-P", RECORDER, tmp_path], check=True, capture_output=True, text=True).stdout
+    verdicts = json.loads(said)["verdicts"]
+    wrong = []
+    for number, text in enumerate(texts):
+        errors = errors_of(lint(str(tmp_path / f"{number:05}.yaml")))
+        real = verdicts[f"{number:05}.yaml"]["verdict"]
+        plain = [item.code for item in errors if not deliberate(item)]
+        if real != ("refuse" if plain else "accept") and not (errors and not plain):
+            wrong.append((real, plain, text))
+    assert wrong == []
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ _COUNTS: Final = tuple(f"{_BUILD}.{kind}_parallel_count" for kind in ("tensor", 
 _RENAMED: Final = frozenset({"palmyra", "qwen", "llama", "mistral", "deepseek"})
 _MOST_DRAFT_TOKENS: Final = 2048
 #: A Hub's names: one or two parts of at most 96 of these characters that begin and end with a letter, digit or _.
-_REPOSITORY: Final = re.compile(r"(\b[\w.-]+\b/)?\b[\w.-]{1,96}\b", re.ASCII)
+_REPOSITORY: Final = re.compile(r"(\b[\w.-]+\b/)?\b[\w.-]{1,96}\b")
 
 
 @rule(_MODEL)
@@ -166,7 +166,10 @@ def _mode(truss: Truss, where: str, speculator: Speculator) -> Iterator[Finding]
 
 def _draft_tokens(truss: Truss, where: str, speculator: Speculator, needed: int) -> Iterator[Finding]:
     count = speculator.draft_tokens or 0
-    if count < needed:
+    if count == 0:
+        message = "with n-grams of one nothing is guessed unless it is set"
+        yield error(truss, "draft-tokens-too-few", where, message, "num_draft_tokens: 61, for example")
+    elif count < needed:
         message = f"{count} are too few: these sizes guess up to {needed} tokens in a step"
         yield error(truss, "draft-tokens-too-few", where, message, f"leave it out, and it is {needed}")
     if count > _MOST_DRAFT_TOKENS:
@@ -240,13 +243,12 @@ def tags(truss: Truss) -> Iterator[Finding]:
     if section is None or section.build.base_model in ENCODERS:
         return
     given = truss.config.model_metadata.get("tags", [])
-    if not isinstance(given, (list, str)):
+    found = {tag for tag in (COMPATIBLE, LEGACY) if isinstance(given, (list, str, dict)) and tag in given}
+    if not isinstance(given, list) and not found:
         yield error(truss, "wrong-type", "model_metadata.tags", "tags are a list")
-    elif COMPATIBLE in given and LEGACY in given:
+    elif len(found) == 2:
         message = f"{COMPATIBLE} and {LEGACY} exclude each other"
         yield error(truss, "tags-contradict", "model_metadata.tags", message)
-    elif section.build.speculator is not None and LEGACY in given:
+    elif section.build.speculator is not None and LEGACY in found:
         message = f"an engine that guesses ahead is not served with {LEGACY}"
         yield error(truss, "tags-contradict", "model_metadata.tags", message, f"tags: [{COMPATIBLE}]")
-    elif isinstance(given, str) and COMPATIBLE not in given and LEGACY not in given:
-        yield error(truss, "wrong-type", "model_metadata.tags", "tags are a list")

@@ -64,8 +64,9 @@ class Fabric(Model):
 _UNITS: Final = {unit: 1000**power for power, unit in enumerate(("", "k", "M", "G", "T", "P", "E"))} | {
     f"{unit}i": 1024**power for power, unit in enumerate("KMGTPE", start=1)
 }
-_CPU: Final = re.compile(r"[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?|[0-9.]*m")
-_MEMORY: Final = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]*)")
+_NUMBER: Final = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+_CPU: Final = re.compile(rf"{_NUMBER}([eE][+-]?[0-9]+)?|[0-9.]*m")
+_MEMORY: Final = re.compile(rf"({_NUMBER})([A-Za-z]+)|({_NUMBER}(?:[eE][+-]?[0-9]+)?)")
 
 
 def _cpu(value: str) -> str:
@@ -76,7 +77,7 @@ def _cpu(value: str) -> str:
 
 def _memory(value: str) -> str:
     match = _MEMORY.fullmatch(value)
-    if match is None or match[2] not in _UNITS:
+    if match is None or (match[2] or "") not in _UNITS:
         raise wrong("bad-memory", f"{value!r} is no amount of memory", hint='as in "10Gi" or "512Mi"')
     return value
 
@@ -96,7 +97,7 @@ class Resources(Model):
     def memory_bytes(self) -> int:
         match = _MEMORY.fullmatch(self.memory)
         assert match is not None
-        return int(float(match[1]) * _UNITS[match[2]])
+        return int(float(match[1] or match[3]) * _UNITS[match[2] or ""])
 
 
 class HealthChecks(Model):
