@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from hermetic.recipe import Stage
+from hermetic.sandbox import cgroup
 
 __all__ = ["Resources"]
 
@@ -80,4 +81,6 @@ class Resources:
 
 
 def _memory_mb() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    """What this process may use: a container has less than its machine."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(machine, cgroup.allowed() or machine) >> 20

@@ -19,7 +19,7 @@ from typing import Final
 from hermetic.sandbox import owner
 from hermetic.sandbox.plan import Limits
 
-__all__ = ["Group", "Parent", "make", "of", "parents", "sweep"]
+__all__ = ["Group", "Parent", "allowed", "make", "of", "parents", "sweep"]
 
 _PREFIX: Final = "hermetic"
 _NUMBERS: Final = itertools.count(1)
@@ -118,6 +118,21 @@ def of(pid: int) -> Group | None:
         if controller in mounts and controller in groups:
             return Group(version, f"{mounts[controller]}{groups[controller].rstrip('/')}")
     return None
+
+
+def allowed() -> int | None:
+    """Bytes of memory that the groups above this process leave it; None where none of them has a limit."""
+    group = of(os.getpid())
+    if group is None:
+        return None
+    name = "memory.limit_in_bytes" if group.version == 1 else "memory.max"
+    found: list[int] = []
+    folder = group.memory
+    while os.path.exists(f"{folder}/cgroup.procs"):
+        with suppress(OSError, ValueError):  # the root has no limit, and no limit is "max"
+            found.append(int(_read(f"{folder}/{name}")))
+        folder = os.path.dirname(folder)
+    return min(found, default=None)
 
 
 def parents(mounts: str, mine: str) -> Iterator[Parent]:

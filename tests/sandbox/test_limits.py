@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,20 @@ def test_what_a_killed_driver_left_is_ended_and_removed() -> None:
         assert left.wait() == -signal.SIGKILL
     cgroup.sweep(parent)
     assert not folder.exists()
+
+
+def test_the_scheduler_plans_with_what_its_group_leaves_it() -> None:
+    group = cgroup.make(Limits(memory_mb=300))
+    if group is None:
+        pytest.skip("needs a control group of our own")
+    program = "from hermetic.realise.resources import Resources; print(Resources().memory_mb)"
+    door = Path(group.memory) / "cgroup.procs"
+    try:
+        command = ["sh", "-c", f'echo $$ > {door} && exec "$0" -c "$1"', sys.executable, program]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    finally:
+        group.close()
+    assert done.stdout == "300\n"
 
 
 def test_others_groups_are_left_alone() -> None:
