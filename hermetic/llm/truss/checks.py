@@ -35,7 +35,7 @@ _COUNTS: Final = tuple(f"{_BUILD}.{kind}_parallel_count" for kind in ("tensor", 
 _RENAMED: Final = frozenset({"palmyra", "qwen", "llama", "mistral", "deepseek"})
 _MOST_DRAFT_TOKENS: Final = 2048
 #: A Hub's names: one or two parts of at most 96 of these characters that begin and end with a letter, digit or _.
-_REPOSITORY: Final = re.compile(r"(\b[\w.-]+\b/)?\b[\w.-]{1,96}\b")
+_REPOSITORY: Final = re.compile(r"(\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
 
 
 @rule(_MODEL)
