@@ -148,9 +148,12 @@ class TestEveryInputIsInTheKey:
 
 
 class TestNothingElseIs:
-    @pytest.mark.parametrize("change", [{"cores": 2}, {"memory_mb": 9}, {"timeout": 9}, {"check": True}])
-    def test_what_does_not_change_results(self, environment, change) -> None:
-        assert key(Make(environment=environment)) == key(Make(environment=environment, **change))
+    @pytest.mark.parametrize("field", ["cores", "memory_mb", "processes", "disk_mb", "shm_mb", "timeout", "silence"])
+    def test_what_a_stage_may_use(self, environment, field) -> None:
+        assert key(Make(environment=environment)) == key(Make(environment=environment, **{field: 9}))
+
+    def test_that_it_is_a_check(self, environment) -> None:
+        assert key(Make(environment=environment)) == key(Make(environment=environment, check=True))
 
     def test_a_new_field_at_its_default(self, environment) -> None:
         assert key(Make(environment=environment, size=3)) == key(MakeWithOneMoreField(environment=environment, size=3))
