@@ -20,15 +20,22 @@ from hermetic.store import Collection, Fate, Wishes
 @click.option("--max-size", type=SIZE, help="Remove only until the store's paths take no more than that.")
 @click.option("--min-free", type=SIZE, help="Remove only until its file system has that much free.")
 @click.option("--older-than", type=AGE, help="Only what was realised that long ago; logs that old go too.")
+@click.option("--failed", is_flag=True, help="Also the folders of failed builds, downloads cut short, and wrong bytes.")
 def command(
-    store: str | None, as_json: bool, dry_run: bool, max_size: int | None, min_free: int | None, older_than: int | None
+    store: str | None,
+    as_json: bool,
+    dry_run: bool,
+    max_size: int | None,
+    min_free: int | None,
+    older_than: int | None,
+    failed: bool,
 ) -> None:
     """Remove store paths that no root, profile or running build needs.
 
     With --max-size or --min-free what is cheapest to have back for its size goes first, and as little as needed.
     Any number of builds may go on meanwhile. If it is stopped, the next one finishes.
     """
-    wishes = Wishes(max_size=max_size, min_free=min_free, older_than=older_than, dry_run=dry_run)
+    wishes = Wishes(max_size=max_size, min_free=min_free, older_than=older_than, failed=failed, dry_run=dry_run)
     done = open_store(store).collect(wishes)
     for fate in done.fates:
         if as_json:

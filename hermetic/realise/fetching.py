@@ -17,6 +17,8 @@ from hermetic.fetch.fixed import Fetch
 from hermetic.realise.events import Event, Listener
 from hermetic.recipe.lockfile import LockedFile
 from hermetic.store import Realisation, Run, Store
+from hermetic.store.abandoned import QUARANTINE
+from hermetic.store.sweep import UNFINISHED
 
 __all__ = ["Fetcher"]
 
@@ -40,8 +42,8 @@ class Fetcher:
         item = derivation.fixed
         assert item is not None
         self._tell("state", derivation, state="fetching")
-        folder = str(self.store.root / "tmp" / f"fetch-{derivation.key.base32}")
-        quarantine = str(self.store.root / "quarantine")
+        folder = str(self.store.root / "tmp" / f"{UNFINISHED}-{derivation.key.base32}")
+        quarantine = str(self.store.root / QUARANTINE)
         count = _Count(item.size, lambda done, total: self._tell("progress", derivation, done=done, total=total))
         work = await asyncio.to_thread(Fetch, item, folder, quarantine, tell=count.add, nearby=self._nearby)
         out = await _stoppable(work)

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from hermetic.derivation import Derivation
@@ -62,7 +63,8 @@ async def _enter(target: Derivation, scheduler: Scheduler, shell: Shell) -> Exit
     mounts = await builder.launcher.environment(target.stage.environment, lambda *_: None)
     if shell.failed:
         place = _kept(target, builder.store)
-        return await _run(plan_of(_program(target, {}), mounts, place, Limits()), mounts, shell)
+        with builder.store.use_kept(Path(place)):
+            return await _run(plan_of(_program(target, {}), mounts, place, Limits()), mounts, shell)
     program = _program(target, await _inputs(target, scheduler))
     with builder.run.workspace() as workspace:
         await asyncio.to_thread(lay_out, str(workspace.path), program)

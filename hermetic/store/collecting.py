@@ -12,13 +12,14 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hermetic.digest import Key
 from hermetic.errors import Domain, HermeticError
 from hermetic.store import attempts, records, trash
+from hermetic.store.abandoned import Abandoned, abandoned, remove
 from hermetic.store.choosing import Choice, Listing, choose
 from hermetic.store.faults import storing
 from hermetic.store.images import drop_marker
@@ -41,12 +42,14 @@ class Wishes:
 
     With `max_size` or `min_free`, in bytes, only as much as it takes until the outputs take no more than the one, or
     the file system has the other free. With `older_than`, in seconds, only what was realised that long ago; the
-    attempts that ended before then go too, with their logs.
+    attempts that ended before then go too, with their logs, and what failed builds and downloads left before then.
+    With `failed` all that these left.
     """
 
     max_size: int | None = None
     min_free: int | None = None
     older_than: float | None = None
+    failed: bool = False
     dry_run: bool = False
 
 
@@ -101,19 +104,36 @@ def collect(store: Store, wishes: Wishes) -> Collection:
             listing = Listing(layout)
             recorded = {*listing.by_name, *(key.base32 for key in listing.damaged)}
             found = leftovers(layout, recorded)
-            spare = sum(leftover.size for leftover in found)
+            left = abandoned(layout)
+            going = [one for one in left if not one.busy and _is_over(one, wishes)]
+            spare = sum(leftover.size for leftover in found) + sum(one.size for one in going)
             choice = choose(layout, listing, wishes.max_size, wishes.min_free, _before(wishes), spare=spare)
             reach("gc.after-mark")
             if not wishes.dry_run:
                 outputs = [listing.paths[record.key.hex] for record in choice.victims]
                 _take_away(layout, listing, choice, [*outputs, *(str(leftover.path) for leftover in found)])
+                for one in going:
+                    remove(layout, one)
+                    reach("gc.after-abandoned")
         reach("gc.after-release")
         if not wishes.dry_run:
             trash.empty(layout)
             trash.sweep_blobs(layout)
             _sweep_resolved(layout, listing)
         pruned = _prune(store, wishes, choice)
-    return _report(layout, wishes, listing, choice, found, pruned)
+    report = _report(layout, wishes, listing, choice, found, pruned)
+    fates = [_left(one, removed=one in going) for one in left]
+    return replace(report, fates=(*report.fates, *fates), freed=report.freed + sum(fate.freed for fate in fates))
+
+
+def _is_over(one: Abandoned, wishes: Wishes) -> bool:
+    before = _before(wishes)
+    return wishes.failed or (before is not None and one.touched < before)
+
+
+def _left(one: Abandoned, *, removed: bool) -> Fate:
+    hint = "" if removed else "; somebody is at it" if one.busy else "; --failed removes it"
+    return Fate(one.path, None, removed, one.size if removed else 0, one.reason + hint)
 
 
 def check_owner(root: str) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,6 +215,15 @@ class Store:
         from hermetic.store import sweep  # noqa: PLC0415
 
         return [Path(path) for path in sweep.kept(self.layout)]
+
+    @contextmanager
+    def use_kept(self, workspace: Path) -> Iterator[None]:
+        """While this is entered the collector leaves a kept workspace alone."""
+        descriptor = hold(f"{workspace}.kept")
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
     def discard(self, workspace: Path) -> None:
         """Remove a kept workspace."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from test_store_abandoned import ABANDONED_MATRIX
 from test_store_crash import MATRIX, RECOVERY
 from test_store_gc_crash import GC_MATRIX, STALE
 from test_store_images import IMAGE_MATRIX
@@ -15,7 +16,7 @@ from test_store_roots import ROOT_MATRIX
 
 import hermetic.store
 
-OTHERS = STALE + IMAGE_MATRIX + IMPORT_MATRIX + LINK_MATRIX + PRUNE_MATRIX + REPAIR_MATRIX
+OTHERS = ABANDONED_MATRIX + STALE + IMAGE_MATRIX + IMPORT_MATRIX + LINK_MATRIX + PRUNE_MATRIX + REPAIR_MATRIX
 
 
 def test_the_matrices_have_every_sync_point() -> None:
