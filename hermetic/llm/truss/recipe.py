@@ -12,7 +12,7 @@ from hermetic.errors import Domain, HermeticError, HermeticErrors
 from hermetic.llm.convert import convert
 from hermetic.llm.findings import raise_errors
 from hermetic.llm.lora import adapters
-from hermetic.llm.pytorch import PyTorchModel
+from hermetic.llm.pytorch import PyTorchModel, arguments
 from hermetic.llm.quantise import calibration, quantise
 from hermetic.llm.support import Target
 from hermetic.llm.tensorrt_llm import Engine, Manifest
@@ -151,7 +151,16 @@ def _model(plan: BuildPlan, image: Image, snapshot: Source, samples: Stage | Non
     checkpoint: Source | Stage = snapshot
     if plan.format and samples is not None:
         checkpoint = found["checkpoint"] = _quantised(plan, snapshot, samples, "hf")
+    options = {name: _decimals(name, value) for name, value in plan.engine.items()}
     model = PyTorchModel(
-        checkpoint=checkpoint, release=plan.release, tp=plan.tp, quantisation=plan.algorithm, options=plan.engine
+        checkpoint=checkpoint, release=plan.release, tp=plan.tp, quantisation=plan.algorithm, options=options
     )
     return {**found, "model": model, "default": model}
+
+
+def _decimals(name: str, value: Any) -> Any:
+    """Numbers with a fraction as text, where the stage writes that as a number again; it refuses others."""
+    known = arguments()["decimals"].get(name, ())
+    if not isinstance(value, dict):
+        return value
+    return {key: str(item) if key in known and isinstance(item, float) else item for key, item in value.items()}

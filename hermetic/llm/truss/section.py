@@ -148,7 +148,7 @@ class RuntimeV2(Model):
     tensor_parallel_size: Count = 1
     enable_chunked_prefill: bool = True
     served_model_name: str | None = None
-    patch_kwargs: dict[str, str | int | float | dict[Any, Any] | list[Any] | None] = Field(
+    patch_kwargs: dict[str, str | bool | int | float | dict[Any, Any] | list[Any] | None] = Field(
         default_factory=dict, validation_alias=AliasChoices("patch_kwargs", "gated_features")
     )
 
