@@ -43,6 +43,7 @@ class MergeLora(Stage):
     kind: ClassVar[str] = "models.merge-lora"
     version: ClassVar[int] = 1
     programs: ClassVar[tuple[str, ...]] = ("lora_merge.py", "disk_space.py", "torch_model.py", *_CHECKED)
+    comparator: ClassVar[tuple[str, ...]] = ("checkpoint_grade.py", "safetensors_file.py", "stage_file.py")
     #: The product of the two small matrices is summed in an order that may differ between instruction sets.
     platform: ClassVar[tuple[str, ...]] = ("system", "cpu_isa")
 

@@ -76,8 +76,9 @@ class Quantise(Stage):
     in FP8. The export ``hf`` is one checkpoint; ``tensorrt_llm`` is split over `tp` x `pp` ranks for ``trtllm-build``,
     and its ``config.json`` names the quantisation that every rank has.
 
-    The files are read back: the build fails if a matrix, a scale or the configuration is not what was asked for, or if
-    a logit of the quantised model is further than `largest_difference` of the largest from that of the original.
+    The files are read back: the build fails if a matrix, a scale or the configuration is not what was asked for, if a
+    matrix of the export ``hf``, decoded from its bits, is not the original one rounded, or if a logit of the quantised
+    model is further than `largest_difference` of the largest from that of the original.
     Memory: the model in `dtype` and two gigabytes more, as measured with four billion parameters.
 
     The same machine gives the same bytes. With `gpu` the model is quantised there, in an environment with CUDA. `batch`
@@ -92,11 +93,13 @@ class Quantise(Stage):
         "checkpoint.py",
         "disk_space.py",
         "quantised_checkpoint.py",
+        "quantised_values.py",
         "safetensors_file.py",
         "samples_file.py",
         "stage_file.py",
         "torch_model.py",
     )
+    comparator: ClassVar[tuple[str, ...]] = ("checkpoint_grade.py", "safetensors_file.py", "stage_file.py")
     #: Scales are decided by sums of floating-point numbers, which may differ from one instruction set to another.
     platform: ClassVar[tuple[str, ...]] = ("system", "cpu_isa")
 

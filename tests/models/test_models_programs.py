@@ -121,6 +121,9 @@ def test_formats(name: str, kv_cache: str, export: str, tp: int, by_program: ByP
     assert record["held"]["ranks"] == tp
     assert record["held"]["bytes"] < record["original_bytes"]
     assert (out / "tokenizer.json").read_bytes() == (TINY / "tokenizer.json").read_bytes()
+    if export == "hf":
+        largest = {"fp8": 0.03, "nvfp4": 0.1, "w4a8_awq": 0.16}[name]
+        assert 0.01 < float(record["held"]["largest_loss"]) < largest
     if name != "nvfp4":
         assert float(record["moved"]["largest_relative"]) < 0.2
     if export == "tensorrt_llm":

@@ -36,12 +36,13 @@ def reason_of(call: Any) -> str:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_brings_every_program_that_it_imports(stage: type[Stage]) -> None:
-    reached, pending = set[str](), [stage.programs[0]]
-    while pending:
-        name = pending.pop()
-        reached.add(name)
-        pending += [found for found in _imports(LLM / "programs" / name) if found not in reached]
-    assert set(stage.programs) == reached
+    for programs in filter(None, (stage.programs, stage.comparator)):
+        reached, pending = set[str](), [programs[0]]
+        while pending:
+            name = pending.pop()
+            reached.add(name)
+            pending += [found for found in _imports(LLM / "programs" / name) if found not in reached]
+        assert set(programs) == reached
 
 
 def _imports(path: Path) -> set[str]:

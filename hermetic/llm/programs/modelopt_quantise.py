@@ -25,7 +25,8 @@ from architecture import Architecture, parse_config
 from checkpoint import check_tensors, read_tokenizer
 from disk_space import check_space
 from quantised_checkpoint import FORMATS, Asked, read_back
-from safetensors_file import read_checkpoint
+from quantised_values import losses
+from safetensors_file import QUANTISED, Tensor, read_checkpoint
 from samples_file import read_samples
 from stage_file import Refused, StageFile, read_json, run, say, write_json
 
@@ -44,7 +45,8 @@ _COMPARED = 2
 def build(stage: StageFile) -> None:
     parameters, source = stage.parameters, stage.input("checkpoint")
     asked = Asked(*(parameters[key] for key in ("format", "kv_cache", "export", "tp", "pp")))
-    architecture, size = _checked(source, asked)
+    architecture, tensors = _checked(source, asked)
+    size = sum(tensor.end - tensor.begin for tensor in tensors.values())
     samples, chosen = read_samples(stage.input("calibration"), source / "tokenizer.json")
     say(f"{asked.format}, KV cache {asked.kv_cache}: {len(samples)} samples, {sum(map(len, samples))} tokens")
     check_space(stage.out, _expected(architecture, asked, size))
@@ -54,7 +56,10 @@ def build(stage: StageFile) -> None:
     stage.out.mkdir(exist_ok=True)
     _export(model, architecture, asked, parameters["dtype"], stage.out)
     copy_companions(source, stage.out)
-    held = read_back(stage.out, asked, architecture)
+    held: dict[str, Any] = read_back(stage.out, asked, architecture)
+    if asked.export == "hf":
+        loss = losses(asked.format, architecture, tensors, read_checkpoint(stage.out, QUANTISED))
+        held["largest_loss"] = f"{loss:.3f}"
     say_memory()
     record = {
         "asked": parameters,
@@ -67,15 +72,15 @@ def build(stage: StageFile) -> None:
     write_json(stage.out / "quantisation.json", record)
 
 
-def _checked(source: Path, asked: Asked) -> tuple[Architecture, int]:
-    """What is asked of what, after everything that can be known without the weights; bytes of the weights."""
+def _checked(source: Path, asked: Asked) -> tuple[Architecture, dict[str, Tensor]]:
+    """The checkpoint's architecture and tensors, after everything that can be known without the weights."""
     if not source.is_dir():
         raise Refused("the checkpoint is a file; give the folder that holds config.json and the weights")
     architecture = parse_config(read_json(source / "config.json"))
     tensors = check_tensors(architecture, read_checkpoint(source))
     read_tokenizer(source, architecture)
     _check_split(asked, architecture)
-    return architecture, sum(tensor.end - tensor.begin for tensor in tensors.values())
+    return architecture, tensors
 
 
 def _expected(architecture: Architecture, asked: Asked, size: int) -> int:
