@@ -12,7 +12,7 @@ from hermetic.llm.lora import Adapters
 from hermetic.llm.pytorch import PyTorchModel
 from hermetic.llm.quantise import Calibration, Quantise
 from hermetic.llm.tensorrt_llm import Engine, Manifest
-from hermetic.recipe import FixedOutput, Recipe, Source, load
+from hermetic.recipe import FixedOutput, Gpu, Recipe, Source, load
 from hermetic.recipe.pins import locking
 
 HEAD = "resources: {{accelerator: {accelerator}, memory: 16Gi}}\nmodel_metadata: {{tags: [openai-compatible]}}\n"
@@ -98,7 +98,7 @@ def test_old_formats_are_options_of_the_conversion(tmp_path: Path) -> None:
     )
     text = HEAD.format(accelerator="A100") + "trt_llm:\n  runtime: {enable_chunked_context: false}\n  build:\n"
     text += "".join(f"    {line}\n" for line in [f"checkpoint_repository: {REPOSITORY}", *build.splitlines()])
-    checkpoint = of(tmp_path, text).stages["checkpoint"]
+    checkpoint = of(tmp_path, text, gpu="none").stages["checkpoint"]
     assert isinstance(checkpoint, Convert)
     assert checkpoint.options == {
         "use_weight_only": True,
@@ -148,7 +148,43 @@ def test_parameters_say_what_a_config_cannot(tmp_path: Path) -> None:
     assert made.fixed["snapshot"].accepted == "llama3.1"
     engine = made.stages["engine"]
     assert getattr(engine.environment, "reference", "") == "registry.example.com/builder:1"
-    assert set(made.parameters) == {"image", "accept_licence"}
+    assert set(made.parameters) == {"image", "accept_licence", "gpu"}
+
+
+class TestGpu:
+    def of(self, tmp_path: Path, accelerator: str, build: str = "", **overrides: str) -> Gpu | None:
+        text = f"trt_llm: {{build: {{checkpoint_repository: {REPOSITORY}{build}}}}}\n"
+        return of(tmp_path, HEAD.format(accelerator=accelerator) + text, **overrides).stages["engine"].gpu
+
+    def test_is_the_accelerator(self, tmp_path: Path) -> None:
+        assert self.of(tmp_path, "H100") == Gpu("NVIDIA H100 80GB HBM3")
+        assert self.of(tmp_path, '"H200:4"', ", tensor_parallel_count: 4") == Gpu("NVIDIA H200", count=4)
+
+    def test_two_accelerators_never_share_an_engine(self, tmp_path: Path) -> None:
+        one, other = self.of(tmp_path, "H100"), self.of(tmp_path, "H200")
+        assert one is not None
+        assert other is not None
+        assert one.identity() != other.identity()
+
+    def test_a_builder_may_have_more(self, tmp_path: Path) -> None:
+        found = self.of(tmp_path, "H100", ", num_builder_gpus: 2")
+        assert found is not None
+        assert found.count == 2
+
+    def test_an_accelerator_that_nobody_measured_is_asked_for(self, tmp_path: Path) -> None:
+        text = f"trt_llm: {{build: {{checkpoint_repository: {REPOSITORY}}}}}\n"
+        (error,) = errors(tmp_path, HEAD.format(accelerator="L4") + text)
+        assert (error.domain, error.reason) == (Domain.RECIPE, "gpu-unknown")
+
+    def test_it_may_be_said(self, tmp_path: Path) -> None:
+        found = self.of(tmp_path, "L4", gpu="NVIDIA Made Up, 22, 8.9")
+        assert found == Gpu("NVIDIA Made Up", memory_gib=22, sm="8.9")
+        assert self.of(tmp_path, "L4", gpu="none") is None
+
+    def test_without_an_accelerator_it_is_the_machine_s(self, tmp_path: Path) -> None:
+        found = self.of(tmp_path, "null")
+        assert found is not None
+        assert not found.declared
 
 
 def test_v2_is_a_checkpoint_and_its_arguments(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 from hermetic.llm.truss.section import Quantisation
 from hermetic.llm.truss.serving import AcceleratorName
 
-__all__ = ["NEEDS", "SM", "least_sm"]
+__all__ = ["NEEDS", "PRODUCTS", "SM", "least_sm"]
 
 #: Compute capability of each accelerator, times ten. B10 is nobody's published product and so has none.
 #: Source: NVIDIA, "CUDA GPU compute capability", and Truss's own lists of what FP8 and FP4 run on.
@@ -27,6 +27,9 @@ SM: Final = {
     AcceleratorName.GB300: 103,
     AcceleratorName.RTX_PRO_6000: 120,
 }
+
+#: What the driver calls them, where that was read off one (`hermetic.recipe.gpu`).
+PRODUCTS: Final = {"H100": "NVIDIA H100 80GB HBM3", "H200": "NVIDIA H200"}
 
 #: The least compute capability (times ten) of formats that not every accelerator has.
 NEEDS: Final = {"fp8": 89, "fp4": 100}

@@ -75,6 +75,7 @@ class BuildPlan:
     release: str
     image: str
     accelerator: str
+    gpus: int
     sm: int
     tp: int
     pp: int
@@ -89,7 +90,6 @@ class BuildPlan:
     engine: dict[str, Any] = field(default_factory=dict)
     adapters: dict[str, Address] = field(default_factory=dict)
     runtime: dict[str, Any] = field(default_factory=dict)
-    builder_gpus: int | None = None
     missing: tuple[Missing, ...] = ()
 
 
@@ -170,6 +170,7 @@ def _shared(truss: Truss, build: EngineBuild) -> dict[str, Any]:
     repository = build.checkpoint_repository
     return {
         "accelerator": name.value if name is not None else "",
+        "gpus": build.num_builder_gpus or truss.config.resources.accelerator.count,
         "sm": SM.get(name, 0) if name is not None else 0,
         "snapshot": _address(repository) if repository is not None else None,
         "family": family_of(repository, truss.folder).name if repository is not None else "",
@@ -178,7 +179,6 @@ def _shared(truss: Truss, build: EngineBuild) -> dict[str, Any]:
         "cache": way.cache,
         "algorithm": way.algorithm,
         "samples": _samples(build.quantization_config) if way.calibrated else None,
-        "builder_gpus": build.num_builder_gpus,
     }
 
 

@@ -1,7 +1,7 @@
 """A config as a recipe: its build plan as stages, as if somebody had written them in Python.
 
 What a config cannot say are parameters: ``--set image=…`` is the builder's image, ``--set accept_licence=…`` accepts
-the licence of the weights.
+the licence of the weights, ``--set gpu=…`` says which product the accelerator is where hermetic does not know.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from hermetic.llm.pytorch import PyTorchModel, arguments
 from hermetic.llm.quantise import calibration, quantise
 from hermetic.llm.support import Target
 from hermetic.llm.tensorrt_llm import Engine, Manifest
+from hermetic.llm.truss.hardware import PRODUCTS
 from hermetic.llm.truss.lint import examined
 from hermetic.llm.truss.load import Truss, load
 from hermetic.llm.truss.plan import Address, BuildPlan, plan_of
-from hermetic.recipe import Image, Source, Stage, evaluation, hub_dataset, hub_snapshot, param, remote
+from hermetic.recipe import Gpu, Image, Source, Stage, evaluation, hub_dataset, hub_snapshot, param, remote
 
 __all__ = ["names"]
 
@@ -98,10 +99,29 @@ def _weights(address: Address, licence: str) -> Source:
     return remote(address.uri, ignore=_OTHER_WEIGHTS) if mark else Source(address.uri)
 
 
+def _gpu(plan: BuildPlan) -> Gpu | None:
+    """What the engine is built on, and which is in its key."""
+    given = param("gpu", "", help="NAME or NAME,GIB,SM of the GPU to build on; none: the image is a stand-in")
+    if given == "none":
+        return None
+    name, *facts = (part.strip() for part in given.split(","))
+    if len(facts) == 2 and facts[0].isdigit():
+        return Gpu(name, memory_gib=int(facts[0]), sm=facts[1], count=plan.gpus)
+    if name or not plan.accelerator:
+        return Gpu(name, count=plan.gpus)
+    if plan.accelerator not in PRODUCTS:
+        message = f"resources.accelerator: what the driver calls a {plan.accelerator} is not known here"
+        hint = "--set gpu=NAME,GIB,SM with what hermetic doctor shows on such a machine"
+        evaluation.fail("gpu-unknown", message, hint=hint)
+        return None
+    return Gpu(PRODUCTS[plan.accelerator], count=plan.gpus)
+
+
 def _engine(plan: BuildPlan, image: Image, snapshot: Source, samples: Stage | None) -> dict[str, object]:
     checkpoint = _checkpoint(plan, image, snapshot, samples)
     engine = Engine(
         environment=image,
+        gpu=_gpu(plan),
         release=plan.release,
         checkpoint=checkpoint,
         tokenizer=snapshot,
