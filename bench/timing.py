@@ -23,11 +23,15 @@ class Command:
 
 @dataclass(frozen=True)
 class Sample:
-    """One run: seconds from before the start to after the end, and the peak resident memory of its processes."""
+    """One run: seconds from before the start to after the end, and the peak resident memory of its processes.
+
+    `cpu` are the seconds of processor time that it and what it waited for took, which other work hardly changes.
+    """
 
     seconds: float
     peak_mb: float
     stdout: str = ""
+    cpu: float = 0.0
 
 
 class Failed(Exception):  # noqa: N818  # a finding, shown in the table
@@ -53,7 +57,7 @@ def once(command: Command) -> Sample:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise Failed(f"{command.arguments[0]} exited {process.returncode}: {said[-2000:]}")
-    return Sample(seconds, usage.ru_maxrss / 1024, said)
+    return Sample(seconds, usage.ru_maxrss / 1024, said, usage.ru_utime + usage.ru_stime)
 
 
 def interleaved(commands: Mapping[str, Command], runs: int) -> dict[str, list[Sample]]:
