@@ -109,6 +109,8 @@ def _plan(_: dict[str, Any], root: str, found: Remembered) -> tuple[str, str] | 
     graph = found.graph()
     in_place = _looked_up(graph.keys, graph.outputs, graph.needs, [key for key, _ in found.wanted], root)
     fetching = sum(graph.fetches[number] for number, there in in_place.items() if not there and number in graph.fetches)
+    if fetching > peek.free(root):
+        return None  # there is a warning to give
     building = sum(not there and number not in graph.fetches for number, there in in_place.items())
     if building and peek.has_history(root):
         return None  # from which reasons and times are told

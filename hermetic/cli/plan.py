@@ -7,7 +7,7 @@ import click
 from hermetic.cli import console, options, plan_text
 from hermetic.cli.common import Opened, opened
 from hermetic.digest import Key
-from hermetic.realise.forecast import Expected, forecast
+from hermetic.realise.forecast import Disk, Expected, disk, forecast
 from hermetic.realise.plan import Plan, Step, make_plan
 
 
@@ -43,13 +43,16 @@ def show(session: Opened, *, as_json: bool) -> None:
     """Print the plan on stdout, and what it comes to on stderr."""
     plan = make_plan(session.evaluated.graph, [item.key for item in session.evaluated.wanted], session.store)
     expected = forecast(plan.to_build, session.store)
+    space = disk(plan, expected, session.store)
     for step in plan.steps:
         if as_json:
             console.json_line(_document(step, session, expected))
         else:
             console.data(_line(step, session, expected))
     if not as_json:
-        console.note(_summary(plan, expected))
+        console.note(_summary(plan, expected, space))
+        if space.short:
+            console.warning(plan_text.too_small(space.needed, space.free, str(session.store.root)))
     session.remember()
 
 
@@ -80,9 +83,10 @@ def _line(step: Step, session: Opened, expected: dict[Key, Expected]) -> str:
     return plan_text.line(step.action, derivation.name, path, guess.reason, guess.seconds)
 
 
-def _summary(plan: Plan, expected: dict[Key, Expected]) -> str:
+def _summary(plan: Plan, expected: dict[Key, Expected], space: Disk) -> str:
     seconds = sum(guess.seconds or 0 for guess in expected.values())
     size = sum(guess.size or 0 for guess in expected.values())
     unknown = sum(guess.seconds is None for guess in expected.values())
     fetching = sum(item.fixed.size for item in plan.to_fetch if item.fixed is not None)
-    return plan_text.summary(len(plan.to_build), len(plan.steps), seconds, size, unknown, fetching)
+    text = plan_text.summary(len(plan.to_build), len(plan.steps), seconds, size, unknown, fetching)
+    return text + (plan_text.disk(space.needed, space.unknown) if size else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NEW", "amount", "line", "summary"]
+__all__ = ["NEW", "amount", "disk", "line", "summary", "too_small"]
 
 NEW = "new"  # as hermetic.realise.forecast says it, which imports more
 
@@ -34,6 +34,20 @@ def summary(
 
         text += f"; about {_time(seconds)} and {human_bytes(size)} of results, judging by the last builds"
     return text + (f"; {unknown} never built here" if unknown and seconds else "")
+
+
+def disk(needed: float, unknown: int) -> str:
+    """What the disk must hold at the end, which is the peak; `unknown` stages have never said how much they leave."""
+    from hermetic.realise.display import human_bytes
+
+    return f"; the disk must hold {'at least ' if unknown else ''}{human_bytes(needed)} more"
+
+
+def too_small(needed: float, free: float, root: str) -> str:
+    """A warning."""
+    from hermetic.realise.display import human_bytes
+
+    return f"{root} has {human_bytes(free)} free and needs {human_bytes(needed)}: hermetic gc, or another --store"
 
 
 def _time(seconds: float) -> str:

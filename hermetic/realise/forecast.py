@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from hermetic.canonical import Value
 from hermetic.derivation import Derivation
 from hermetic.digest import Key
 from hermetic.realise.explain import changes, nearest
+from hermetic.realise.plan import Plan
 from hermetic.store import Store
 
-__all__ = ["Expected", "forecast"]
+__all__ = ["Disk", "Expected", "disk", "forecast"]
 
 _FIELDS = 3  # of a reason; why-rebuild has them all
 
@@ -26,6 +28,34 @@ class Expected:
     reason: str
     seconds: float | None
     size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What the store's disk must hold: `needed` bytes more than now when all is done, `free` bytes there are now.
+
+    Nothing is removed on the way and results are moved, not copied, so the end is the peak, but for the files that a
+    stage makes and does not keep. `unknown` stages never left a result here, and count for nothing.
+    """
+
+    needed: int
+    free: int
+    unknown: int
+
+    @property
+    def short(self) -> int:
+        """Bytes that are missing, as far as is known."""
+        return max(0, self.needed - self.free)
+
+
+def disk(plan: Plan, expected: Mapping[Key, Expected], store: Store) -> Disk:
+    """What `plan` takes of the disk."""
+    fetched = sum(item.fixed.size for item in plan.to_fetch if item.fixed is not None)
+    built = sum(guess.size or 0 for guess in expected.values())
+    status = os.statvfs(store.root)
+    return Disk(
+        fetched + built, status.f_bavail * status.f_frsize, sum(guess.size is None for guess in expected.values())
+    )
 
 
 def forecast(to_build: Iterable[Derivation], store: Store) -> dict[Key, Expected]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["KEY", "Lookup", "has_history", "is_sure", "path", "realised", "rooted", "usable"]
+__all__ = ["KEY", "Lookup", "free", "has_history", "is_sure", "path", "realised", "rooted", "usable"]
 
 KEY = 32  # characters of the key in a store path's name
 
@@ -56,6 +56,12 @@ def is_sure(root: str) -> bool:
     except OSError:
         return False
     return not boots or _only_this_boot(boots)
+
+
+def free(root: str) -> int:
+    """Bytes that are free where the store lies; the whole disk's would be wrong for who is not root."""
+    status = os.statvfs(root)
+    return status.f_bavail * status.f_frsize
 
 
 def has_history(root: str) -> bool:

@@ -519,3 +519,11 @@ class TestCheck:
         make = "$B cat /proc/sys/kernel/random/uuid > /build/out/x"
         result = cli("realise", recipe(text, make=make, compare=compare), "--check")
         assert (result.exit_code, result.lines) == (0, ["numeric"])
+
+
+class TestDisk:
+    def test_plan_says_what_the_disk_must_hold_judging_by_the_last_builds(self, cli, recipe) -> None:
+        name = recipe(CHAIN, a=A, b=B)
+        assert "the disk" not in cli("plan", name).stderr
+        cli("realise", name)
+        assert "; the disk must hold " in cli("plan", name, "--set", "n=2").stderr
