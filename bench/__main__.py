@@ -32,7 +32,7 @@ def main() -> int:
     if unknown := set(asked.figures) - set(names):
         parser.error(f"no figure {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     rows = [row for name in asked.figures or names for row in _measure(name, asked.runs)]
-    described = machine.describe(REPOSITORY)
+    described = {"command": " ".join(["python -m bench", *asked.figures]), **machine.describe(REPOSITORY)}
     sys.stdout.write(table(rows) + "\n")
     write(asked.json, described, rows)
     sys.stderr.write(f"{described['cpu']}, {described['cores']} cores; as JSON: {asked.json}\n")
