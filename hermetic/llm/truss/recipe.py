@@ -6,19 +6,20 @@ the licence of the weights, ``--set gpu=…`` says which product the accelerator
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal, cast
 
-from hermetic.errors import Domain, HermeticError, HermeticErrors
+from hermetic.errors import Domain, HermeticError
 from hermetic.llm.convert import convert
-from hermetic.llm.findings import raise_errors
+from hermetic.llm.findings import Severity, raise_errors
 from hermetic.llm.lora import adapters
 from hermetic.llm.pytorch import PyTorchModel, arguments
 from hermetic.llm.quantise import calibration, quantise
 from hermetic.llm.support import Target
 from hermetic.llm.tensorrt_llm import Engine, Manifest
 from hermetic.llm.truss.hardware import PRODUCTS
-from hermetic.llm.truss.lint import examined
-from hermetic.llm.truss.load import Truss, load
+from hermetic.llm.truss.lint import examined, missing
+from hermetic.llm.truss.load import load
 from hermetic.llm.truss.plan import Address, BuildPlan, plan_of
 from hermetic.recipe import Gpu, Image, Source, Stage, evaluation, hub_dataset, hub_snapshot, param, remote
 
@@ -41,26 +42,12 @@ def names(running: evaluation.Evaluation) -> dict[str, object]:
     if plan is None:
         message = f"{shown}: there is no trt_llm section, so there is no engine to build"
         raise HermeticError(Domain.RECIPE, "nothing-to-build", message)
-    _refuse_missing(truss, plan)
+    raise_errors(replace(item, severity=Severity.ERROR) for item in missing(truss))
     before = len(running.errors)
     found = _stages(plan)
     for error in running.errors[before:]:
         error.message = f"{shown}: {error.message}" if not error.message.startswith(shown) else error.message
     return found
-
-
-def _refuse_missing(truss: Truss, plan: BuildPlan) -> None:
-    errors = [
-        HermeticError(
-            Domain.RECIPE,
-            "not-yet-built",
-            f"{truss.file}:{truss.document.line(tuple(item.field.split('.')))}: {item.field}: "
-            f"hermetic does not build this yet: {item.what}",
-        )
-        for item in plan.missing
-    ]
-    if errors:
-        raise errors[0] if len(errors) == 1 else HermeticErrors(errors)
 
 
 def _stages(plan: BuildPlan) -> dict[str, object]:
