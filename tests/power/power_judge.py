@@ -19,7 +19,7 @@ from store_checker import base32, closed, shown, tidy, tree_digest, whole
 
 from hermetic.digest import Key
 from hermetic.errors import HermeticError
-from hermetic.store import Realisation, Store, records, recovery
+from hermetic.store import Store, records, recovery
 
 ALONE = EXPECTED - {"corrupt", "unknown-tree"}  # nobody else is there who could take anything away
 
@@ -88,8 +88,7 @@ def missing(
 
 def _absent(store: Store, claim: dict[str, str]) -> Iterator[str]:
     path = store.root / "store" / f"{base32(claim['key'])}-{claim['name']}"
-    record: Realisation | None = next((r for r in store.records() if r.key.hex == claim["key"]), None)
-    if record is None:
+    if store.realisation(Key(claim["key"])) is None:
         yield f"{path} was promised, but is not realised"
     elif tree_digest(path) != claim["tree"]:
         yield f"{path} was promised, but holds other bytes"
