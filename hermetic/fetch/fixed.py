@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from hermetic.errors import Domain, HermeticError
 from hermetic.fetch import checkpoint
 from hermetic.fetch.bring import Bringer
 from hermetic.fetch.origin import BrokenError, Origin, unreachable
@@ -14,6 +13,7 @@ from hermetic.recipe.lockfile import FixedEntry, LockedFile
 __all__ = ["Fetch", "resolve"]
 
 _WEB = ("https://", "http://")
+_OBJECTS = ("s3://", "gs://")
 
 
 def resolve(outputs: Sequence[FixedOutput], known: FixedEntry | None) -> FixedEntry:
@@ -31,9 +31,10 @@ def resolve(outputs: Sequence[FixedOutput], known: FixedEntry | None) -> FixedEn
         from hermetic.fetch.url import resolve_url  # noqa: PLC0415  # each origin brings a client of its own
 
         return known if known is not None else resolve_url(first.uri)
-    if not first.uri.startswith("hf://"):
-        message = f"{first.uri}: nothing here can ask there"
-        raise HermeticError(Domain.ENVIRONMENT, "no-fetcher", message)
+    if first.uri.startswith(_OBJECTS):
+        from hermetic.fetch.objects import resolve_objects  # noqa: PLC0415  # as above
+
+        return resolve_objects(first.uri, chosen, known)
     from hermetic.fetch.hub import Hub, parse  # noqa: PLC0415  # as above
 
     hub = Hub(parse(first.uri), secret=first.secret)
@@ -131,7 +132,7 @@ def _read(path: str, count: int) -> bytes:
 
 
 def origin_of(output: FixedOutput) -> Origin:
-    """Where `output` is fetched from. Raises `HermeticError` (environment/no-fetcher)."""
+    """Where `output` is fetched from."""
     entry = output.entry
     assert entry is not None
     if output.uri.startswith("hf://"):
@@ -142,4 +143,6 @@ def origin_of(output: FixedOutput) -> Origin:
         from hermetic.fetch.url import Url  # noqa: PLC0415  # as above
 
         return Url(output.uri)
-    raise HermeticError(Domain.ENVIRONMENT, "no-fetcher", f"{output.uri}: nothing here can fetch that")
+    from hermetic.fetch.objects import Objects  # noqa: PLC0415  # as above
+
+    return Objects(output.uri)
