@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -219,13 +220,27 @@ def frozen(root: Path, point: str, body: str, *arguments: object) -> Iterator[su
     os.mkfifo(fifo)
     process = start_script(body, root, *arguments, env={"HERMETIC_TEST_SYNC": f"{point}:{fifo}"})
     try:
-        assert fifo.read_text() == point.partition("#")[0] + "\n", process.communicate()
+        assert _heard(fifo, process) == point.partition("#")[0] + "\n", process.communicate()
         yield process
         fifo.write_text("")
         assert process.wait(60) == 0, process.stderr and process.stderr.read()
     finally:
         process.kill()
         process.communicate()
+
+
+def _heard(fifo: Path, process: subprocess.Popen[str]) -> str:
+    """What `process` writes into `fifo`; nothing if it ends without."""
+    reader, ended = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), os.pidfd_open(process.pid)
+    try:
+        if reader not in select.select([reader, ended], [], [])[0]:
+            return ""
+        os.set_blocking(reader, True)
+        with open(reader, encoding="utf-8", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(reader)
+        os.close(ended)
 
 
 def collector_is_locked_out(root: Path) -> bool:
