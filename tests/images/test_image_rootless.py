@@ -129,14 +129,19 @@ def test_nothing_is_left_of_a_killed_build(rootless: User, pushed: str, how: sig
     build = rootless.start("realise", "recipe.py", "--no-link", "--runtime", "podman", "--json")
     assert build.stdout is not None
     assert any(json.loads(line).get("line") == "up" for line in build.stdout), build.communicate()
-    watched = [os.pidfd_open(pid) for pid in living(mark)]
-    assert watched
+    assert living(mark)
+    watched = [os.pidfd_open(pid) for pid in descendants(build.pid)]  # the guard, which has podman forget, among them
     build.send_signal(how)
     build.communicate()
     for descriptor in watched:
         assert select.select([descriptor], [], [], 5)[0], "a process outlived its driver"
         os.close(descriptor)
     assert living(mark) == []
+
+
+def descendants(pid: int) -> list[int]:
+    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [*found, *(each for child in found for each in descendants(child))]
 
 
 def living(mark: str) -> list[int]:
