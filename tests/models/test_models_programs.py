@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import reference_forward
 import safetensors_file
-from by_hand import digest
+from by_hand import LLM, digest, environment_of
 from models_kit import CALIBRATION, MERGE, QUANTISE, TINY, ByProgram, settings_of, write_adapter, write_dataset
 
 pytestmark = pytest.mark.slow
@@ -98,6 +98,33 @@ def test_several_adapters_for_run_time(by_program: ByProgram, tmp_path: Path) ->
     dora = write_adapter(tmp_path / "dora", TINY, dora=True)
     ran = by_program("lora_adapters.py", "refused", {}, check=False, base=TINY, adapters__x=dora)
     assert "the adapter x uses DoRA" in ran.stderr
+
+
+def test_parquet(tmp_path: Path) -> None:
+    """As data sets on the Hub are stored, in the environment that reads them."""
+    python = environment_of("models-data.txt")
+    folder = tmp_path / "set"
+    (folder / "data").mkdir(parents=True)
+    code = (
+        "import sys, pyarrow as pa; from pyarrow.parquet import write_table;"
+        "write_table(pa.table({'article': [f'text {n}' for n in range(9)], 'n': list(range(9))}), sys.argv[1])"
+    )
+    subprocess.run([python, "-c", code, folder / "data" / "train-00000-of-00001.parquet"], check=True)
+
+    def calibrate(column: str) -> subprocess.CompletedProcess[str]:
+        stage = {"name": "c", "parameters": CALIBRATION | {"column": column, "split": "train"}}
+        stage |= {"inputs": {"dataset": str(folder)}, "out": str(tmp_path / "out")}
+        (tmp_path / "stage.json").write_text(json.dumps(stage))
+        program = LLM / "programs" / "calibration_set.py"
+        command = [python, "-P", "-B", program, tmp_path / "stage.json"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert "has no column 'text': train-00000-of-00001.parquet has article, n" in calibrate("text").stderr
+    assert "the column 'n' of the calibration set is no text" in calibrate("n").stderr
+    assert calibrate("article").returncode == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
+    assert all(row["text"] == f"text {row['row']}" for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,30 @@ class TestCalibrationSets:
         rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
         assert sorted(row["text"] for row in rows) == ["a", "b", "c", "d"]
 
+    @pytest.mark.parametrize(
+        ("content", "column"),
+        [
+            ('[{"text": "a"}, {"text": "b"}, {"text": "c"}, {"text": "d"}]', "text"),
+            ("id,text\n1,a\n2,b\n3,c\n4,d\n", "text"),
+            ("a\n\nb\n\nc\n\nd\n", ""),
+            ("[INST] a\n\nb\n\n{c\n\nd", ""),
+        ],
+    )
+    def test_a_file_has_no_name_in_the_sandbox(self, content: str, column: str, tmp_path: Path) -> None:
+        """So its content says what it is."""
+        data = tmp_path / "dataset"
+        data.write_text(content)
+        out = tmp_path / "out"
+        calibration_set.build(StageFile("c", CALIBRATION | {"column": column}, {"dataset": data}, out))
+        texts = [
+            json.loads(line)["text"].strip("[INST] {") for line in (out / "samples.jsonl").read_text().splitlines()
+        ]
+        assert sorted(texts) == ["a", "b", "c", "d"]
+
+    def test_json_lines_without_a_column(self, tmp_path: Path) -> None:
+        data = write_dataset(tmp_path / "data")
+        assert "has no column ''" in self.refuse(data, tmp_path, column="")
+
     def test_the_seed_decides_and_nothing_else(self, tmp_path: Path) -> None:
         data = write_dataset(tmp_path / "data.jsonl")
 

@@ -95,12 +95,29 @@ def _column(path: Path, column: str) -> Iterator[str]:
         head = stream.read(1 << 16)
     if head.startswith(_PARQUET):
         return _from_parquet(path, column)
-    start = head.lstrip()[:1]
-    if start in (b"{", b"["):
-        return _from_json(path, column, start == b"[")
-    if path.suffix == ".csv":
+    if _is_json(head, column):
+        return _from_json(path, column, head.lstrip()[:1] == b"[")
+    if path.suffix == ".csv" or (column and column in _first_row(head)):
         return _from_csv(path, column)
     return _from_text(path, column)
+
+
+def _is_json(head: bytes, column: str) -> bool:
+    """Prompts may begin with a bracket too, so without a column a list is no JSON."""
+    start = head.lstrip()[:1]
+    if start == b"[":
+        return bool(column)
+    if start != b"{":
+        return False
+    try:
+        return bool(column) or isinstance(json.loads(head.lstrip().splitlines()[0]), dict)
+    except ValueError:
+        return False
+
+
+def _first_row(head: bytes) -> list[str]:
+    line = head.decode("utf-8", "replace").splitlines()[0] if head.strip() else ""
+    return next(csv.reader([line]), [])
 
 
 def _from_parquet(path: Path, column: str) -> Iterator[str]:
