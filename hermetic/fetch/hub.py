@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx2 as httpx
@@ -61,8 +62,7 @@ class Hub(HttpOrigin):
     """
 
     def __init__(self, repository: Repository, *, commit: str = "", secret: str = "") -> None:
-        from huggingface_hub import constants, get_token  # noqa: PLC0415  # half a second
-        from huggingface_hub.utils._headers import build_hf_headers  # noqa: PLC0415  # as above
+        from huggingface_hub import constants  # noqa: PLC0415  # half a second
 
         # Its warnings about tries again would stand in the middle of ours.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -71,9 +71,20 @@ class Hub(HttpOrigin):
         self.repository = repository
         self.commit = commit
         self._secret = secret
-        self._token: str | None = find_secret(secret) or get_token()
-        self._headers = build_hf_headers(token=self._token or False, library_name="hermetic")
         self.cache: str = constants.HF_HUB_CACHE
+
+    @cached_property
+    def _token(self) -> str | None:
+        from huggingface_hub import get_token  # noqa: PLC0415  # as above
+
+        return find_secret(self._secret) or get_token()
+
+    @cached_property
+    def _headers(self) -> dict[str, str]:
+        """Made when the first file is asked for: to describe itself the client may ask the Hub something."""
+        from huggingface_hub.utils._headers import build_hf_headers  # noqa: PLC0415  # as above
+
+        return build_hf_headers(token=self._token or False, library_name="hermetic")
 
     def session(self) -> httpx.Client:
         from huggingface_hub import get_session  # noqa: PLC0415  # as above

@@ -57,6 +57,7 @@ class Row:
     name: str
     state: str = "planned"
     started: float = 0.0
+    entered: float = 0.0  # the state it is in, which its bytes are of
     ended: float = 0.0
     done: int = 0
     total: int | None = None
@@ -94,7 +95,7 @@ class State:
     @staticmethod
     def _enter(row: Row, event: Event) -> None:
         row.state, row.data = event.data["state"], event.data
-        row.done, row.total, row.what = 0, None, ""
+        row.done, row.total, row.what, row.entered = 0, None, "", event.at
         if row.state in FINAL:
             row.ended = event.at
         elif row.state != "waiting":
@@ -114,7 +115,7 @@ def describe(row: Row, now: float, expected: float | None) -> str:
     parts = [row.state, row.what] if row.what else [row.state]
     seconds = row.seconds(now)
     if row.done:
-        parts.append(_amount(row, seconds))
+        parts.append(_amount(row, now - (row.entered or row.started)))
     parts.append(human_time(seconds))
     if expected and expected > seconds and row.state == "building":
         parts.append(f"about {human_time(expected - seconds)} left")

@@ -1,5 +1,6 @@
 """Fixed outputs through the real command: lock, plan, realise, and what is left when somebody kills it."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -216,12 +217,28 @@ class TestKilled:
             event = json.loads(line)
             if event["event"] == "progress" and event["done"] > small + kit.MEGABYTE + 200_000:
                 break
-        sha256 = kit.output().uri and __import__("hashlib").sha256(kit.model()[SHARD]).hexdigest()
+        sha256 = hashlib.sha256(kit.model()[SHARD]).hexdigest()
 
         def size(store: Path) -> int:
             return next(store.glob(f"tmp/fetch-*/partial/{sha256}")).stat().st_size
 
         return size
+
+    @pytest.mark.parametrize("point", ["blob.after-share", "blob.after-share#4", "enter.after-rename"])
+    def test_who_is_killed_while_it_enters_the_store_has_nothing_to_fetch(
+        self, hub: Hub, tiny: Repository, recipe, cli, store_root: Path, point: str
+    ) -> None:
+        recipe()
+        cli("lock", "recipe.py")
+        killed = cli("realise", "recipe.py#weights", env={"HERMETIC_TEST_SYNC": f"{point}:kill"})
+        assert killed.exit_code == -signal.SIGKILL
+        before = len(hub.served)
+        made = cli("realise", "recipe.py#weights")
+        assert {path.name: path.read_bytes() for path in Path(made.stdout.strip()).iterdir()} == kit.model()
+        if point.startswith("blob"):
+            assert hub.served[before:] == []
+        assert not list((store_root / "tmp").iterdir())
+        assert cli("verify").exit_code == 0
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_a_stopped_driver_ends_although_the_hub_hangs(

@@ -1,16 +1,18 @@
 """Fixed outputs in recipes and in keys: what the lock file says they are, and nothing else."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from hermetic.derivation import derive_all
+from hermetic.derivation import derive_all, derive_fixed, entry_digest
 from hermetic.errors import HermeticError
 from hermetic.recipe import FixedOutput, Host, Memo, Script, hub_snapshot, load, remote
 from hermetic.recipe.lockfile import FORMAT, FixedEntry, LockedFile, LockFile
 from hermetic.recipe.pins import locking
 
 COMMIT = "a" * 40
+GOLDEN = Path(__file__).parents[1] / "golden" / "keys"
 RECIPE = """
     from hermetic import Host, Script, hub_snapshot
     weights = hub_snapshot("acme/tiny"{options})
@@ -111,6 +113,15 @@ class TestKeys:
     def test_an_accepted_licence_is_a_file_of_it(self, write) -> None:
         found = entry(a="1").model_copy(update={"licence": "llama3.1"})
         assert len(keys(fixed(entry(a="1")), fixed(found, accepted="llama3.1"), write=write)) == 2
+
+    def test_golden(self) -> None:
+        """P7, of the two preimages that a fixed output gives: its own, and what stands for it in a stage's."""
+        golden = json.loads((GOLDEN / "fixed.json").read_text(encoding="utf-8"))
+        found = entry(config_dot_json="1", model_dot_safetensors="2").model_copy(update={"licence": "llama3.1"})
+        item = fixed(found, accepted="llama3.1")
+        assert derive_fixed(item).preimage == golden["preimage"]
+        assert derive_fixed(item).key.hex == golden["key"]
+        assert entry_digest(item).hex == golden["entry"]
 
 
 class TestRecipes:
