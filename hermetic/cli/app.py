@@ -66,9 +66,9 @@ class _Lazy(click.Group):
 def main() -> None:
     """Reproducible, Nix-style builds of LLM engines.
 
-    RECIPE is a Python file that names stages; RECIPE#stage selects one. Exit codes: 0 ok, 1 bug, 2 usage, 3 recipe,
-    4 environment, 5 trust, 6 corrupt store, 7 cache unavailable, 8 busy, 100 build failed, 101 timed out,
-    102 hash mismatch, 104 not reproducible.
+    RECIPE is a Python file that names stages, or a Truss config.yaml; RECIPE#stage selects a stage. Exit codes: 0 ok,
+    1 bug, 2 usage, 3 recipe, 4 environment, 5 trust, 6 corrupt store, 7 cache unavailable, 8 busy, 100 build failed,
+    101 timed out, 102 hash mismatch, 104 not reproducible.
     """
 
 

@@ -10,6 +10,7 @@ from hermetic.canonical import Value
 from hermetic.cli.common import opened
 from hermetic.digest import Key
 from hermetic.realise.evaluated import split_reference
+from hermetic.recipe.loader import SUFFIXES
 from hermetic.store import Store
 
 __all__ = ["Target", "find"]
@@ -27,7 +28,7 @@ def find(target: str, sets: tuple[str, ...], store: Store) -> Target:
     """What `target` means. Raises `HermeticError` with domain usage or recipe."""
     file, _ = split_reference(target)
     inside = os.path.realpath(file).startswith(os.path.realpath(store.root / "store") + os.sep)
-    if not file.endswith(".py") or inside:
+    if not file.endswith(SUFFIXES) or inside:
         return Target(store.find(target).key, store.preimage)
     evaluated = opened(target, sets, str(store.root)).evaluated
     derivations = evaluated.graph.derivations

@@ -21,11 +21,13 @@ from hermetic.recipe.purity import guarded
 from hermetic.recipe.source import Source
 from hermetic.recipe.stage import Stage
 
-__all__ = ["Recipe", "load"]
+__all__ = ["SUFFIXES", "Recipe", "load"]
 
 #: Recipes that are no Python, by suffix: a module whose `names(running)` gives what a recipe's module would name. By
 #: name and imported when one is read, because the stage library knows this room and not the other way round.
 READERS: Final = {".yaml": "hermetic.llm.truss.recipe", ".yml": "hermetic.llm.truss.recipe"}
+#: What the names of recipes end in.
+SUFFIXES: Final = (".py", *READERS)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
 

@@ -90,6 +90,10 @@ def test_a_config_is_locked_planned_and_built(hub: Hub, image: StandinImage, cli
     assert described["pretrained_config"]["quantization"]["quant_algo"] == "W8A16"
     assert described["build_config"]["max_batch_size"] == 8
 
+    tree = cli("tree", "config.yaml", *chosen)
+    assert tree.exit_code == 0, tree.stderr
+    assert [name for name in ("-engine", "-checkpoint", "snapshot: fixed") if name not in tree.stdout] == []
+
     config(tmp_path, fraction="0.5")  # how it is served is not what it is
     assert cli("path", "config.yaml", *chosen).lines == [engine]
     config(tmp_path, batch=16)
