@@ -16,10 +16,12 @@ text for each new token. It serves to build, check and compare, not to carry loa
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, InstanceOf
 
+from hermetic.errors import Domain, HermeticError
 from hermetic.llm.openvino import Checkpoint
 from hermetic.recipe import Host, Source, Stage
 
@@ -58,26 +60,39 @@ _PACKAGES = (
     "torchgen",
     "triton",
     "typing_extensions.py",
+    "yaml",
 )
-_SYSTEM = ("/bin", "/lib", "/lib64", "/usr/bin", "/usr/include", "/usr/lib")
+_VERSIONS = re.compile(r"(torch|triton)-[0-9].*\.dist-info")
+_SYSTEM = (
+    "/bin",
+    "/lib",
+    "/lib64",
+    "/usr/bin",
+    "/usr/include",
+    "/usr/lib",
+    "/usr/libexec",
+    "/usr/local/cuda/include",
+)
 
 
 def toolchain(venv: str | os.PathLike[str]) -> Host:
-    """What torch's compiler needs of this machine: the torch of a virtual environment, its interpreter, and g++.
+    """What torch's compiler needs of this machine: the torch of a virtual environment, its interpreter, g++, and the
+    headers in ``/usr/local/cuda`` if they are there.
 
     A `Host`: keys made with it hold on machines with the same files. Only the packages that the stages import are
     listed, so what else is installed beside them changes nothing. Hashing it once reads several gigabytes.
+
+    Raises `HermeticError` (recipe/no-virtual-environment).
     """
     root = os.path.abspath(venv)
-    library = next((f"{root}/lib/{name}" for name in sorted(os.listdir(f"{root}/lib")) if "python" in name), "")
+    if not os.path.isfile(f"{root}/pyvenv.cfg"):
+        hint = "python3 -m venv DIR; DIR/bin/pip install torch numpy tokenizers setuptools"
+        raise HermeticError(Domain.RECIPE, "no-virtual-environment", f"{root} is no virtual environment", hint=hint)
+    library = next(f"{root}/lib/{name}" for name in sorted(os.listdir(f"{root}/lib")) if name.startswith("python"))
     listed = [f"{library}/site-packages/{name}" for name in _PACKAGES]
     # How importlib.metadata knows versions.
     names = sorted(os.listdir(f"{library}/site-packages"))
-    listed += [
-        f"{library}/site-packages/{name}"
-        for name in names
-        if name.endswith(".dist-info") and name.split("-")[0] in ("torch", "triton", "jinja2", "tokenizers")
-    ]
+    listed += [f"{library}/site-packages/{name}" for name in names if _VERSIONS.fullmatch(name)]
     base = os.path.dirname(_home(f"{root}/pyvenv.cfg"))
     listed += [] if base == "/usr" else [base]
     found = [path for path in (*_SYSTEM, *listed, f"{root}/pyvenv.cfg") if os.path.exists(path)]
@@ -137,7 +152,8 @@ class Engine(_Compiled):
     version: ClassVar[int] = 1
     programs: ClassVar[tuple[str, ...]] = ("aoti_engine.py", "aoti_run.py", *_MODEL)
     runner: ClassVar[tuple[str, ...]] = ("aoti_chat.py", "aoti_run.py", *_MODEL)
-    grade: ClassVar[str] = "structural"
+    #: On a processor two builds were equal; on a GPU the code of most kernels was not, and all logits were.
+    grade: ClassVar[str] = "numeric"
     comparator: ClassVar[tuple[str, ...]] = ("aoti_grade.py", "aoti_run.py", *_MODEL)
 
     tuned: Input | None = None

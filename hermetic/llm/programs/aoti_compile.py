@@ -62,15 +62,18 @@ def tools() -> dict[str, str]:
 def take_cache(stage: StageFile) -> None:
     """Start with the cache of the tuning stage, if there is one; a copy, because the compiler writes to it."""
     if "tuned" in stage.inputs:
-        shutil.copytree(stage.input("tuned") / "cache", CACHE, copy_function=_copy)
+        shutil.copytree(stage.input("tuned") / "cache", CACHE, copy_function=_copy, dirs_exist_ok=True)
         for folder, _, _ in os.walk(CACHE):
             os.chmod(folder, 0o755)  # noqa: S103  # the stage's own
 
 
-def new_choices(stage: StageFile) -> int:
-    """How many kernels were measured and chosen here although there is a cache of such choices."""
-    before = {path.name for path in (stage.input("tuned") / "cache").rglob("*.best_config")}
-    return len({path.name for path in CACHE.rglob("*.best_config")} - before)
+def news(stage: StageFile) -> str:
+    """What the compiler added to the cache it was given: kernels that were written or chosen anew."""
+    given = stage.input("tuned") / "cache"
+    before = {path.relative_to(given) for path in given.rglob("*")}
+    added = [path.suffix for path in CACHE.rglob("*") if path.is_file() and path.relative_to(CACHE) not in before]
+    counts = {what: added.count(suffix) for what, suffix in (("kernels", ".py"), ("choices", ".best_config"))}
+    return ", ".join(f"{number} {what}" for what, number in counts.items())
 
 
 def _copy(source: str, target: str) -> None:

@@ -8,7 +8,7 @@ import sys
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
-from aoti_compile import compile_package, new_choices, take_cache
+from aoti_compile import compile_package, news, take_cache
 from aoti_run import Engine
 from aoti_settings import NAME
 from stage_file import StageFile, read_json, run, say, write_json
@@ -21,7 +21,7 @@ def build(stage: StageFile) -> None:
     take_cache(stage)
     found = compile_package(stage, stage.out / NAME)
     if "tuned" in stage.inputs:
-        say(f"{new_choices(stage)} kernels chosen anew")
+        say(f"not in the cache: {news(stage)}")
     for name in _FROM_MODEL:
         shutil.copyfile(stage.input("model") / name, stage.out / name)
     names = ("longest", "tuning")

@@ -5,7 +5,6 @@ A package embeds its own file name and that of the compiler cache, so both are a
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -16,7 +15,5 @@ os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(CACHE)
 os.environ["TRITON_CACHE_DIR"] = str(CACHE / "triton")
 # The linker looks for libcuda.so, which the sandbox has where the driver's libraries are.
 os.environ.setdefault("LIBRARY_PATH", os.environ.get("LD_LIBRARY_PATH", ""))
-# The compiler wants CUDA's headers; torch's wheels for CUDA 13 bring them.
-_nvidia = importlib.util.find_spec("nvidia")
-for _folder in [] if _nvidia is None else _nvidia.submodule_search_locations or []:
-    os.environ.setdefault("CUDA_HOME", os.path.join(_folder, "cu13"))
+# Headers of the CUDA toolkit; those in NVIDIA's wheels for CUDA 13 lack ``crt/``.
+os.environ.setdefault("CUDA_HOME", "/usr/local/cuda")
