@@ -8,11 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hermetic.derivation import Derivation
 from hermetic.digest import ResolvedKey
-from hermetic.fetch.bring import StoppedError
 from hermetic.fetch.fixed import Fetch
 from hermetic.realise.events import Event, Listener
 from hermetic.recipe.lockfile import LockedFile
@@ -21,6 +20,8 @@ from hermetic.store.abandoned import QUARANTINE
 from hermetic.store.sweep import UNFINISHED
 
 __all__ = ["Fetcher"]
+
+_AT_ONCE: Final = 2
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Fetcher:
     listener: Listener
     _known: dict[str, list[str]] | None = None
     _guard: threading.Lock = field(default_factory=threading.Lock)
+    # Each brings several files at a time, and takes a thread from those that enter outputs while it does.
+    _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def fetch(self, derivation: Derivation, resolved: ResolvedKey) -> Realisation:
         """Fetch and enter one. Call it with the key's lock held.
@@ -39,6 +42,10 @@ class Fetcher:
         Raises `HermeticError`: hash/file-mismatch, hash/checkpoint-…, environment/disk-too-small, environment/hub-…,
         environment/origin-….
         """
+        async with self._turn:
+            return await self._fetch(derivation, resolved)
+
+    async def _fetch(self, derivation: Derivation, resolved: ResolvedKey) -> Realisation:
         item = derivation.fixed
         assert item is not None
         self._tell("state", derivation, state="fetching")
@@ -104,8 +111,7 @@ async def _stoppable(work: Fetch) -> str:
     except asyncio.CancelledError:
         work.stop()
         await asyncio.wait([task])
-        if not task.cancelled() and isinstance(task.exception(), StoppedError):
-            pass  # as it should
+        task.exception()  # that it was stopped; asyncio complains of exceptions that nobody has looked at
         raise
 
 

@@ -34,10 +34,10 @@ def read_samples(source: Path, tokenizer: Path, count: int, length: int) -> list
 
 
 def _file(source: Path) -> Path:
-    """The file itself, whether the input is the file or a folder with only it."""
+    """The file itself, whether the input is the file or a folder with only it, however deep: a dataset's, say."""
     if source.is_file():
         return source
-    files = sorted(path for path in source.iterdir() if path.is_file())
+    files = sorted(path for path in source.rglob("*") if path.is_file())
     if len(files) != 1:
         raise Refused(f"the calibration set is a folder of {len(files)} files; give one file")
     return files[0]
