@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,16 @@ def test_a_stage_that_reads_this_machine_is_noted(cli, tmp_path: Path) -> None:
     done = cli("lint", "recipe.py")
     assert done.exit_code == 0
     assert done.lines[0].startswith("note[host-environment]: recipe.py:2: it: ")
+
+
+def test_lint_of_a_config_loads_nothing_that_it_does_not_need() -> None:
+    """Its second is for reading, not for importing what fetches and builds."""
+    script = f"""
+import sys
+from hermetic.cli.app import run
+code = run(["lint", {str(CORPUS / "v1-all-build-fields.yaml")!r}, "--json"])
+needless = ("hermetic.store", "hermetic.sandbox", "hermetic.fetch", "huggingface_hub", "httpx", "rich", "asyncio")
+print(code, [name for name in needless if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == "0 []\n"

@@ -94,6 +94,13 @@ def test_a_config_is_locked_planned_and_built(hub: Hub, image: StandinImage, cli
     assert tree.exit_code == 0, tree.stderr
     assert [name for name in ("-engine", "-checkpoint", "snapshot: fixed") if name not in tree.stdout] == []
 
+    settled = {"HERMETIC_TEST_SETTLED": "1"}  # the evaluation cache believes these files at once
+    assert cli("plan", "config.yaml", *chosen, env=settled).exit_code == 0
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.py").write_text("class Model: ...\n")
+    assert "bad-model-class" in cli("plan", "config.yaml", *chosen, env=settled).stderr
+    (tmp_path / "model" / "model.py").unlink()
+
     config(tmp_path, fraction="0.5")  # how it is served is not what it is
     assert cli("path", "config.yaml", *chosen).lines == [engine]
     config(tmp_path, batch=16)

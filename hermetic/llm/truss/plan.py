@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from hermetic.errors import HermeticError
+from hermetic.llm.trtllm import table
 from hermetic.llm.truss.families import family_of
 from hermetic.llm.truss.hardware import SM
 from hermetic.llm.truss.load import Truss
@@ -140,7 +142,11 @@ def _of_engine(truss: Truss, section: SectionV1) -> BuildPlan:
         engine=_engine_options(section.build, release),
         adapters={name: _address(item) for name, item in (section.build.lora_adapters or {}).items()},
         runtime=_said(section.runtime),
-        missing=(*_missing(section.build), *_missing_of_v1(section.build)),
+        missing=(
+            *_missing(section.build),
+            *_missing_of_v1(section.build),
+            *_missing_release(release, shared["format"]),
+        ),
         **shared,
     )
 
@@ -292,3 +298,13 @@ def _missing_of_v1(build: EngineBuild) -> Iterator[Missing]:
     lora = build.lora_configuration
     if build.lora_adapters and not (lora and lora.lora_target_modules):
         yield Missing(f"{where}.lora_configuration.lora_target_modules", "finding the adapters' target modules itself")
+
+
+def _missing_release(release: str, form: str) -> Iterator[Missing]:
+    """Releases whose tools' options nobody wrote down; the release that a config gets by itself is none of them."""
+    tools = ("trtllm-build",) if form else ("trtllm-build", "convert_checkpoint.py")
+    for tool in tools if release != RELEASE else ():
+        try:
+            table(tool, release)
+        except HermeticError as error:
+            yield Missing("trt_llm.version_overrides.engine_builder_version", f"{error.message} ({error.hint})")
