@@ -177,6 +177,17 @@ class TestCalibrationSets:
         ]
         assert sorted(texts) == ["a", "b", "c", "d"]
 
+    def test_line_separators_that_are_none_of_json_lines(self, tmp_path: Path) -> None:
+        texts = ["a\u2028b", "c\u0085d", "e\x0bf", "g"]
+        data = tmp_path / "data.jsonl"
+        data.write_text(
+            "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), encoding="utf-8"
+        )
+        out = tmp_path / "out"
+        calibration_set.build(StageFile("c", CALIBRATION, {"dataset": data}, out))
+        lines = (out / "samples.jsonl").read_text(encoding="utf-8").split("\n")
+        assert sorted(json.loads(line)["text"] for line in lines if line) == sorted(texts)
+
     def test_json_lines_without_a_column(self, tmp_path: Path) -> None:
         data = write_dataset(tmp_path / "data")
         assert "has no column ''" in self.refuse(data, tmp_path, column="")

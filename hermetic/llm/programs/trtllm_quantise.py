@@ -53,7 +53,7 @@ def command(parameters: dict[str, Any], snapshot: str, out: str, samples: str) -
     if parameters["kv_cache"] != "none":
         words += ["--kv_cache_dtype", parameters["kv_cache"]]
     if samples:
-        count = sum(1 for line in (Path(samples) / "train.jsonl").read_text().splitlines() if line)
+        count = sum(1 for line in (Path(samples) / "train.jsonl").read_text(encoding="utf-8").split("\n") if line)
         words += ["--calib_dataset", samples, "--calib_size", str(count)]
         words += ["--calib_max_seq_length", str(parameters["max_length"])]
     return words
