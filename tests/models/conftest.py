@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 LLM_TESTS = Path(__file__).resolve().parents[1] / "llm"
-sys.path.append(str(LLM_TESTS))  # by_hand and checkpoints; the former makes the programs importable
+sys.path.append(str(LLM_TESTS))  # by_hand and checkpoints
 
+import by_hand  # noqa: E402, F401  # makes the programs importable
 from models_kit import by_program, models_python  # noqa: E402
 
 __all__ = ["by_program", "models_python"]

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import architecture
 import checkpoints
 import numpy as np
 import pytest
+import quantised_checkpoint
 from by_hand import LLM, Ran, _run, environment_of
+from quantised_checkpoint import FORMATS, Asked
 
 from hermetic.fetch.indexes import find_indexes
 
@@ -140,3 +143,32 @@ def write_dataset(path: Path, texts: list[str] = TEXTS, **more: Any) -> Path:
     """JSON lines with a column ``text``, and the same `more` in every row."""
     path.write_text("".join(json.dumps({"text": text, **more}) + "\n" for text in texts))
     return path
+
+
+def in_place(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def write_quantised(folder: Path, name: str, kv_cache: str = "fp8", **wrong: tuple[str, tuple[int, ...]]) -> Path:
+    """A checkpoint as the export ``hf`` of the tiny model in the format `name`, with what is `wrong` in its place."""
+    found = architecture.parse_config(settings_of(TINY))
+    asked = Asked(name, kv_cache, "hf")
+    tensors = dict(quantised_checkpoint._wanted(asked, found))
+    tensors |= {
+        key: ("BF16", shape) for key, shape in checkpoints.shapes(settings_of(TINY)).items() if key not in tensors
+    }
+    tensors |= {key.replace("__", "."): value for key, value in wrong.items()}
+    folder.mkdir(parents=True)
+    one = np.float32(1).tobytes()
+    sizes = {"U8": 1, "I8": 1, "F8_E4M3": 1, "BF16": 2, "F32": 4}
+    data = {
+        key: (dtype, shape, one * int(np.prod(shape)) if dtype == "F32" else bytes(int(np.prod(shape)) * sizes[dtype]))
+        for key, (dtype, shape) in tensors.items()
+    }
+    checkpoints.write_safetensors(folder / "model.safetensors", data)
+    said = {"quant_algo": FORMATS[name].algorithm, "kv_cache_quant_algo": "FP8" if kv_cache == "fp8" else None}
+    if FORMATS[name].group:
+        said["group_size"] = FORMATS[name].group
+    (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": said}))
+    return folder
