@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from typing import Final
 
 import click
 
 from hermetic.cli import console, options
 from hermetic.errors import EXIT_CODES, Domain, HermeticError, HermeticErrors
 from hermetic.llm.findings import Finding, Severity
+
+#: What ``hermetic lock`` puts right.
+_UNLOCKED: Final = frozenset({"not-locked", "unresolved"})
 
 
 @click.command("lint")
@@ -44,14 +49,24 @@ def _recipe(reference: str, sets: tuple[str, ...]) -> list[Finding]:
     from hermetic.llm.lint import RECIPES
     from hermetic.realise.evaluated import split_reference
     from hermetic.recipe.loader import load
+    from hermetic.recipe.pins import locking
 
+    file, _ = split_reference(reference)
+    overrides = options.overrides(sets)
+    unlocked: list[Finding] = []
     try:
-        recipe = load(split_reference(reference)[0], options.overrides(sets))
+        recipe = load(file, overrides)
     except HermeticError as error:
         if error.domain is not Domain.RECIPE:
             raise
-        return [_finding(one) for one in (error.errors if isinstance(error, HermeticErrors) else [error])]
-    return list(RECIPES.run(recipe))
+        errors = error.errors if isinstance(error, HermeticErrors) else [error]
+        if not _UNLOCKED.issuperset(one.reason for one in errors):
+            return [_finding(one) for one in errors]
+        # What is not pinned yet stops a build, and says nothing against the rest of the recipe.
+        unlocked = [replace(_finding(one), severity=Severity.WARNING) for one in errors]
+        with locking():
+            recipe = load(file, overrides)
+    return [*RECIPES.run(recipe), *unlocked]
 
 
 def _finding(error: HermeticError) -> Finding:

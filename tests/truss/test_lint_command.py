@@ -75,6 +75,18 @@ def test_mistakes_of_a_recipe_are_findings_too(cli, tmp_path: Path, args: tuple[
     assert "import-not-allowed" in done.stdout
 
 
+def test_what_is_not_locked_is_a_warning_and_the_rest_is_looked_at(cli, tmp_path: Path) -> None:
+    (tmp_path / "recipe.py").write_text(
+        "from hermetic import Image, hub_snapshot\n"
+        "from hermetic.llm.tensorrt_llm import Engine\n"
+        "image = Image('nvcr.io/nvidia/tritonserver:24.05-trtllm-python-py3')\n"
+        "engine = Engine(environment=image, release='1.2.1', checkpoint=hub_snapshot('acme/tiny'))\n"
+    )
+    found = [json.loads(line) for line in cli("lint", "recipe.py", "--json").lines]
+    said = {(item["severity"], item["code"]) for item in found}
+    assert {("error", "image-and-release"), ("warning", "not-locked")} <= said
+
+
 def test_a_stage_that_reads_this_machine_is_noted(cli, tmp_path: Path) -> None:
     (tmp_path / "make.py").write_text("")
     (tmp_path / "recipe.py").write_text(
