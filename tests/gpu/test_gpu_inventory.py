@@ -103,9 +103,8 @@ class TestDiscovery:
 
     def test_nvidia_smi_where_there_is_no_nvml(self, tmp_path, monkeypatch) -> None:
         tool = tmp_path / "nvidia-smi"
-        tool.write_text(
-            "#!/bin/sh\necho '0, GPU-12759c96-7bc1-f401-12e1-588ffe89ffc4, NVIDIA H200, 143771, 9.0, Disabled, 580.159.04'\n"
-        )
+        row = "0, GPU-12759c96-7bc1-f401-12e1-588ffe89ffc4, NVIDIA H200, 143771, 9.0, Disabled, 580.159.04"
+        tool.write_text(f"#!/bin/sh\necho '{row}'\n")
         tool.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
         found = gpu._by_smi("nvidia-ml-py is not installed")

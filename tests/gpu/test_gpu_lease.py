@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -44,7 +45,7 @@ class Other:
         assert self.process.stdout is not None
         self.said = self.process.stdout.readline().strip()
 
-    def __enter__(self) -> Other:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

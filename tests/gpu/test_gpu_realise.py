@@ -61,6 +61,12 @@ def test_keys_are_known_without_a_gpu(cli, recipe, machine) -> None:
     assert cli("path", name, env=machine(H200())).stdout == without.stdout
 
 
+def test_every_gpu_has_keys_of_its_own(cli, recipe) -> None:
+    gpus = ('Gpu("NVIDIA H200")', 'Gpu("NVIDIA H100 80GB HBM3")', 'Gpu("NVIDIA H200", count=2)', "None")
+    paths = {cli("path", recipe(f'engine = Script("look.py", environment=env, gpu={gpu})\n')).stdout for gpu in gpus}
+    assert len(paths) == len(gpus)
+
+
 def test_another_product_of_the_same_sm_is_refused_naming_both(cli, recipe, machine) -> None:
     result = cli("realise", recipe(ENGINE), env=machine(H100()))
     assert result.exit_code == 4
