@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import httpx2 as httpx
 
@@ -67,7 +68,9 @@ class Hub(HttpOrigin):
         # Its warnings about tries again would stand in the middle of ours.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         self.endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
-        super().__init__(f"{self.endpoint}/{repository.path}")
+        shown = urlsplit(self.endpoint)
+        host = shown.netloc.rpartition("@")[2]  # a mirror's address may hold a login, and this goes into lock files
+        super().__init__(f"{shown.scheme}://{host}{shown.path}/{repository.path}")
         self.repository = repository
         self.commit = commit
         self._secret = secret

@@ -383,6 +383,14 @@ class TestTokens:
         monkeypatch.setenv("HF_TOKEN", "hf_in")
         assert kit.locked().entry.files.keys() == {"a"}
 
+    def test_a_login_in_the_mirror_s_address_stays_there(self, hub: Hub, tiny: Repository, monkeypatch) -> None:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint.replace("http://", "http://alice:secret@"))
+        assert kit.locked().entry.source == f"{hub.endpoint}/acme/tiny"
+        tiny.commits.clear()
+        with pytest.raises(HermeticError) as caught:
+            kit.locked()
+        assert "secret" not in f"{caught.value}{caught.value.hint}"
+
     def test_secrets_of_strange_names_are_not_looked_for(self, hub: Hub, tmp_path: Path) -> None:
         from hermetic.fetch.secrets import find_secret
 
