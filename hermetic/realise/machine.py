@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import platform as python_platform
 import re
@@ -15,8 +16,9 @@ from typing import Any, Final
 
 from hermetic.errors import HermeticError
 from hermetic.fetch.oci_credentials import known_hosts
-from hermetic.sandbox import cgroup, gpu_driver, gpu_lease, platform, podman, runner, tools, workspace
+from hermetic.sandbox import abi, cgroup, gpu_driver, gpu_lease, gpu_probe, platform, podman, runner, tools, workspace
 from hermetic.sandbox.gpu import discover
+from hermetic.sandbox.gpu_driver import GpuAccess
 from hermetic.sandbox.plan import LaunchPlan, Limits, Mount
 from hermetic.store.copying import reflink
 from hermetic.store.layout import filesystem_magic, is_store
@@ -85,11 +87,26 @@ def _gpu() -> dict[str, Any]:
     try:
         found = gpu_driver.access(inventory.devices[:1], inventory.root)
         facts |= {"libraries": os.path.dirname(found.libraries[0][0]), "locks": gpu_lease.folder()}
+        return facts | _look(found)
     except HermeticError as error:
         return facts | _failed(error)
-    return facts | {"works": True}
 
 
+def _look(found: GpuAccess) -> dict[str, Any]:
+    """Start CUDA in a sandbox, as before a stage; needs a Python that such a sandbox has, and says nothing without."""
+    if not os.path.exists(_PYTHON):
+        return {"works": True}
+    try:
+        said, complaint = asyncio.run(_start("bwrap", found, gpu_probe.__file__))
+    except HermeticError:
+        return {"works": True}  # there is no such sandbox here, which is told elsewhere and is not the GPU's fault
+    seen = json.loads(said) if said else {"error": complaint or "nothing was said"}
+    if "error" in seen:
+        return {"works": False, "error": f"CUDA does not start in a sandbox: {seen['error']}", "hint": "nvidia-smi"}
+    return {"works": True, "inside": seen}
+
+
+_PYTHON: Final = "/usr/bin/python3"
 _GPU_HINT: Final = "run it on a machine with an NVIDIA GPU and its driver; in a container, docker run --gpus all"
 
 
@@ -108,34 +125,41 @@ def _tried(runtime: str, find: Callable[[], str]) -> dict[str, Any]:
     except HermeticError as error:
         return _failed(error)
     try:
-        said = asyncio.run(asyncio.wait_for(_start(runtime), _PATIENCE))
+        _, said = asyncio.run(asyncio.wait_for(_start(runtime), _PATIENCE))
     except HermeticError as error:
-        return _failed(error) | {"version": version}
+        return _failed(error)
     except TimeoutError:
         said = f"{runtime} took longer than {_PATIENCE} s"
     return {"works": not said, "version": version} | ({"error": said, "hint": f"{runtime} --help"} if said else {})
 
 
-async def _start(runtime: str) -> str:
+async def _start(runtime: str, gpu: GpuAccess | None = None, program: str = "") -> tuple[str, str]:
+    """What a Python program said, or nothing with a program that does nothing; and what went wrong, or ""."""
     folder = tempfile.mkdtemp(prefix="hermetic-doctor-")
     log = os.memfd_create("doctor", os.MFD_CLOEXEC)
+    said = bytearray()
     try:
-        ended = await runner.run(_nothing(folder), log=log, runtime=runtime)
-        return "" if ended.ok else f"a program in it ended with {ended.status or ended.signal}"
+        plan = _smallest(folder, gpu, program)
+        ended = await runner.run(plan, log=log, on_answer=said.extend, runtime=runtime)
+        return said.decode(), "" if ended.ok else f"a program in it ended with {ended.status or ended.signal}"
     finally:
         os.close(log)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _nothing(folder: str) -> LaunchPlan:
+def _smallest(folder: str, gpu: GpuAccess | None, program: str) -> LaunchPlan:
     """The smallest stage that there is, with this machine's programs as its environment."""
     os.chmod(folder, 0o755)  # noqa: S103  # the build's user walks through it
     workspace.prepare(folder)
     with open(f"{folder}/stage.json", "w", encoding="ascii") as stream:
         stream.write("{}")
+    argv: tuple[str, ...] = ("/usr/bin/true",)
+    if program:
+        shutil.copyfile(program, f"{folder}/program/look.py")
+        argv = (_PYTHON, "-I", f"{abi.PROGRAM}/look.py")
     places = [path for path in ("/usr", "/lib", "/lib64") if os.path.isdir(path)]
     mounts = tuple(Mount(os.path.realpath(path), path) for path in places)
-    return LaunchPlan(argv=("/usr/bin/true",), workspace=folder, mounts=mounts, limits=Limits(wall_s=_PATIENCE))
+    return LaunchPlan(argv=argv, workspace=folder, mounts=mounts, limits=Limits(wall_s=_PATIENCE), gpu=gpu)
 
 
 def _docker() -> dict[str, Any]:

@@ -102,6 +102,15 @@ class TestTheCommand:
         assert (gpu["driver"], gpu["cuda"], gpu["source"]) == ("580.159.04", "13.0", "stand-in")
         assert gpu["devices"][0]["product"] == "NVIDIA H200"
         assert gpu["devices"][0]["memory_gib"] == 140
+        assert gpu["works"]
+        assert gpu["inside"]["devices"][0]["product"] == "NVIDIA H200"
+
+    def test_a_gpu_that_cuda_cannot_start_on(self, cli, tmp_path) -> None:
+        result = cli("doctor", "--json", env=stand_in_gpus(tmp_path / "machine", [H200()], inside=[]))
+        document = json.loads(result.stdout)
+        assert not document["gpu"]["works"]
+        assert "CUDA_ERROR_NO_DEVICE" in document["gpu"]["error"]
+        assert document["engines"]["tensorrt-llm"]["missing"][0]["what"] == "gpu"
 
     def test_logins_are_named_and_nothing_of_them_is_shown(self, cli, tmp_path) -> None:
         secret = "c2VjcmV0OnNlY3JldA=="
