@@ -23,7 +23,7 @@ VERBS = {
     "run": ("run", "Ask an engine something: hermetic run RECIPE#engine PROMPT."),
     "shell": ("shell", "Open a shell exactly where a stage runs, or where it failed."),
     "lint": ("lint", "Say what is wrong with a recipe or a Truss config.yaml."),
-    "lock": ("lock", "Ask what a recipe's images stand for, and write its lock file."),
+    "lock": ("lock", "Ask what a recipe's images, models and data sets stand for, and write its lock file."),
     "path": ("path", "Print the store path of a stage without building it."),
     "log": ("log", "Show what a stage printed when it was built."),
     "tree": ("tree", "Show what a store path was built from."),

@@ -25,6 +25,8 @@ Read = Callable[[str, int], bytes]
 def check_index(described: str, content: bytes, names: Collection[str], index: str) -> None:
     """Every shard that `index` (with `content`) names is among the files `names`, all of one folder.
 
+    If none is, the weights were left out on purpose: a repository may hold them in two formats.
+
     Raises `HermeticError` (hash/checkpoint-shard-missing, hash/checkpoint-index).
     """
     document = _json(content)
@@ -32,8 +34,9 @@ def check_index(described: str, content: bytes, names: Collection[str], index: s
     if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
         raise _refused("checkpoint-index", f"{index} of {described} has no weight_map of tensors to files")
     folder = index.rpartition("/")[0]
-    missing = sorted({shard for shard in places.values() if (f"{folder}/{shard}" if folder else shard) not in names})
-    if missing:
+    shards = set(places.values())
+    missing = sorted(shard for shard in shards if (f"{folder}/{shard}" if folder else shard) not in names)
+    if 0 < len(missing) < len(shards):
         message = f"{index} of {described} names {len(missing)} shards that are not there: {', '.join(missing[:3])}"
         raise _refused("checkpoint-shard-missing", message)
 

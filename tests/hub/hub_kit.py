@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from hermetic.errors import HermeticError
 from hermetic.fetch.fixed import Fetch, resolve
 from hermetic.recipe.fixed import FixedOutput
 from hermetic.recipe.lockfile import FixedEntry, LockedFile
@@ -68,3 +71,10 @@ def fetch(
     out = Path(work.bring())
     work.check(str(out))
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def reason(work: Callable[[], object]) -> str:
+    """What `work` is refused with: domain and reason."""
+    with pytest.raises(HermeticError) as caught:
+        work()
+    return f"{caught.value.domain.value}/{caught.value.reason}"

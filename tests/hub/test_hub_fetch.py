@@ -3,7 +3,6 @@ asked for again.
 """
 
 import hashlib
-import os
 import threading
 from pathlib import Path
 
@@ -25,23 +24,6 @@ def tiny(hub: Hub) -> Repository:
     found = hub.repository("acme/tiny", licence="apache-2.0")
     found.commit(kit.model())
     return found
-
-
-@pytest.fixture
-def secret(tmp_path: Path, hub: Hub):
-    """Put a secret where Truss would."""
-
-    def put(name: str, value: str) -> None:
-        (tmp_path / "secrets").mkdir(exist_ok=True)
-        (tmp_path / "secrets" / name).write_text(value + "\n")
-
-    return put
-
-
-def reason(work) -> str:
-    with pytest.raises(HermeticError) as caught:
-        work()
-    return f"{caught.value.domain.value}/{caught.value.reason}"
 
 
 class TestLocking:
@@ -72,7 +54,7 @@ class TestLocking:
 
     def test_a_small_file_that_git_calls_otherwise(self, hub: Hub, tiny: Repository) -> None:
         hub.fault(Fault("/resolve/.*/config.json", corrupt=True))
-        assert reason(lambda: resolve([kit.output()], None)) == "hash/hub-mismatch"
+        assert kit.reason(lambda: resolve([kit.output()], None)) == "hash/hub-mismatch"
 
     @pytest.mark.parametrize("status", [429, 500, 503])
     def test_a_busy_hub_is_asked_again(self, hub: Hub, tiny: Repository, status: int) -> None:
@@ -94,7 +76,7 @@ class TestLocking:
         ],
     )
     def test_what_is_not_there(self, tiny: Repository, uri: str, expected: str) -> None:
-        assert reason(lambda: resolve([kit.output(uri)], None)) == expected
+        assert kit.reason(lambda: resolve([kit.output(uri)], None)) == expected
 
     def test_nobody_answers(self, hub: Hub, tiny: Repository, monkeypatch) -> None:
         import hermetic.fetch.hub as client
@@ -102,11 +84,11 @@ class TestLocking:
         monkeypatch.setattr(client.Hub, "_pause", staticmethod(lambda _said, _attempt: None))
         with Hub() as gone:
             monkeypatch.setenv("HF_ENDPOINT", gone.endpoint)
-        assert reason(lambda: resolve([kit.output()], None)) == "environment/origin-unreachable"
+        assert kit.reason(lambda: resolve([kit.output()], None)) == "environment/origin-unreachable"
 
     def test_a_listing_that_leads_out(self, hub: Hub) -> None:
         hub.repository("acme/tiny").commit({"../../outside": b"1"})
-        assert reason(lambda: resolve([kit.output()], None)) == "trust/unsafe-path"
+        assert kit.reason(lambda: resolve([kit.output()], None)) == "trust/unsafe-path"
 
 
 class TestCheckpoints:
@@ -124,7 +106,7 @@ class TestCheckpoints:
         files = kit.model()
         self.BAD[expected](files)
         hub.repository("acme/tiny").commit(files)
-        assert reason(lambda: resolve([kit.output()], None)) == expected
+        assert kit.reason(lambda: resolve([kit.output()], None)) == expected
         assert sum(item.sent for item in hub.bodies()) < kit.MEGABYTE
 
     @pytest.mark.parametrize("expected", BAD)
@@ -133,18 +115,27 @@ class TestCheckpoints:
         self.BAD[expected](files)
         hub.repository("acme/tiny").commit(files)
         entry = resolve([kit.output(check=False)], None)
-        assert reason(lambda: kit.fetch(kit.output(entry=entry), tmp_path)) == expected
+        assert kit.reason(lambda: kit.fetch(kit.output(entry=entry), tmp_path)) == expected
 
     def test_a_header_longer_than_its_file(self, hub: Hub) -> None:
         hub.repository("acme/tiny").commit({"model.safetensors": b"\xff" * 100})
-        assert reason(lambda: resolve([kit.output()], None)) == "hash/checkpoint-header"
+        assert kit.reason(lambda: resolve([kit.output()], None)) == "hash/checkpoint-header"
 
     def test_who_does_not_want_to_know_gets_it_as_it_is(self, hub: Hub, tmp_path: Path) -> None:
         hub.repository("acme/tiny").commit({"model.safetensors": b"\xff" * 100})
         assert kit.fetch(kit.locked(check=False), tmp_path) == {"model.safetensors": b"\xff" * 100}
 
+    def test_a_format_that_is_left_out_altogether_is_not(self, hub: Hub, tmp_path: Path) -> None:
+        other = {
+            "pytorch_model.bin.index.json": b'{"weight_map": {"a": "pytorch_model-1.bin"}}',
+            "pytorch_model-1.bin": b"1",
+        }
+        hub.repository("acme/tiny").commit(kit.model() | other)
+        item = kit.locked(allow=("*.json", "*.safetensors"))
+        assert kit.fetch(item, tmp_path).keys() == {*kit.model(), "pytorch_model.bin.index.json"}
+
     def test_shards_that_the_patterns_leave_out_are_missing(self, tiny: Repository) -> None:
-        assert reason(lambda: resolve([kit.output(ignore=(SHARD,))], None)) == "hash/checkpoint-shard-missing"
+        assert kit.reason(lambda: resolve([kit.output(ignore=(SHARD,))], None)) == "hash/checkpoint-shard-missing"
 
 
 class TestFetching:
@@ -182,7 +173,7 @@ class TestFetching:
         before = len(hub.bodies(SHARD))
         monkeypatch.setattr(bring, "_ATTEMPTS", 1)
         hub.fault(Fault(f"/storage/{SHARD}", cut=300_001))
-        assert reason(lambda: kit.fetch(item, tmp_path)) == "environment/origin-unreachable"
+        assert kit.reason(lambda: kit.fetch(item, tmp_path)) == "environment/origin-unreachable"
         assert kit.fetch(item, tmp_path) == kit.model()
         assert [body.start for body in hub.bodies(SHARD)[before:]] == [0, 300_001]
 
@@ -230,7 +221,7 @@ class TestFetching:
         entry = resolve([kit.output()], None)
         short = entry.files["config.json"].model_copy(update={"size": 5})
         item = kit.output(entry=entry.model_copy(update={"files": entry.files | {"config.json": short}}))
-        assert reason(lambda: kit.fetch(item, tmp_path)) == "hash/file-mismatch"
+        assert kit.reason(lambda: kit.fetch(item, tmp_path)) == "hash/file-mismatch"
 
     def test_a_server_without_ranges(self, hub: Hub, tiny: Repository, tmp_path: Path, monkeypatch) -> None:
         from hermetic.testing.hub.answers import Handler
@@ -269,11 +260,11 @@ class TestFetching:
     def test_a_revision_that_is_gone(self, hub: Hub, tiny: Repository, tmp_path: Path) -> None:
         item = kit.locked()
         tiny.commits.clear()
-        assert reason(lambda: kit.fetch(item, tmp_path)) == "environment/hub-no-revision"
+        assert kit.reason(lambda: kit.fetch(item, tmp_path)) == "environment/hub-no-revision"
 
     def test_a_disk_that_is_too_small(self, tmp_path: Path, hub: Hub) -> None:
         huge = FixedEntry(commit="0" * 40, files={"a": LockedFile(size=1 << 50, sha256="0" * 64)})
-        assert reason(lambda: kit.fetch(kit.output(entry=huge), tmp_path)) == "environment/disk-too-small"
+        assert kit.reason(lambda: kit.fetch(kit.output(entry=huge), tmp_path)) == "environment/disk-too-small"
         assert hub.served == []
 
     def test_an_accepted_licence_lies_beside_the_files(self, hub: Hub, tmp_path: Path) -> None:
@@ -336,64 +327,3 @@ class TestNearby:
         before = len(hub.bodies(SHARD))
         assert kit.fetch(item, tmp_path, nearby=[tmp_path / "gone", have]) == kit.model()
         assert len(hub.bodies(SHARD)) == before
-
-
-class TestTokens:
-    @pytest.fixture
-    def gated(self, hub: Hub) -> Repository:
-        found = hub.repository("acme/tiny", gated=True, allowed={"hf_in"})
-        found.commit(kit.model())
-        return found
-
-    def test_none(self, gated: Repository) -> None:
-        with pytest.raises(HermeticError) as caught:
-            resolve([kit.output(secret="hf_access_token")], None)
-        assert (caught.value.domain.value, caught.value.reason) == ("environment", "hub-denied")
-        assert "there is no token" in caught.value.message
-        assert "TRUSS_SECRET_hf_access_token" in caught.value.hint
-
-    def test_one_that_may_not(self, gated: Repository, monkeypatch) -> None:
-        monkeypatch.setenv("HF_TOKEN", "hf_out")
-        with pytest.raises(HermeticError) as caught:
-            resolve([kit.output()], None)
-        assert "the token may not read it" in caught.value.message
-        assert "hf_out" not in f"{caught.value}{caught.value.hint}{caught.value.data}"
-
-    def test_from_the_environment(self, hub: Hub, gated: Repository, tmp_path: Path, monkeypatch) -> None:
-        monkeypatch.setenv("HF_TOKEN", "hf_in")
-        assert kit.fetch(kit.locked(), tmp_path) == kit.model()
-        assert {item.token for item in hub.bodies()} == {""}
-
-    def test_from_the_login(self, gated: Repository, tmp_path: Path) -> None:
-        (tmp_path / "hf").mkdir(exist_ok=True)
-        (tmp_path / "hf/token").write_text("hf_in")
-        assert kit.locked().entry.gated
-
-    def test_from_truss_s_places_first(self, gated: Repository, secret, monkeypatch) -> None:
-        monkeypatch.setenv("HF_TOKEN", "hf_out")
-        secret("mine", "hf_in")
-        assert kit.locked(secret="mine").entry.gated
-        secret("mine", "hf_out")
-        monkeypatch.setenv("TRUSS_SECRET_mine", "hf_in")
-        assert kit.locked(secret="mine").entry.gated
-
-    def test_a_private_repository(self, hub: Hub, monkeypatch) -> None:
-        hub.repository("acme/tiny", private=True, allowed={"hf_in"}).commit({"a": b"1"})
-        assert reason(kit.locked) == "environment/hub-no-repository"
-        monkeypatch.setenv("HF_TOKEN", "hf_in")
-        assert kit.locked().entry.files.keys() == {"a"}
-
-    def test_a_login_in_the_mirror_s_address_stays_there(self, hub: Hub, tiny: Repository, monkeypatch) -> None:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint.replace("http://", "http://alice:secret@"))
-        assert kit.locked().entry.source == f"{hub.endpoint}/acme/tiny"
-        tiny.commits.clear()
-        with pytest.raises(HermeticError) as caught:
-            kit.locked()
-        assert "secret" not in f"{caught.value}{caught.value.hint}"
-
-    def test_secrets_of_strange_names_are_not_looked_for(self, hub: Hub, tmp_path: Path) -> None:
-        from hermetic.fetch.secrets import find_secret
-
-        (tmp_path / "outside").write_text("x")
-        assert find_secret("../outside") == ""
-        assert os.environ["HERMETIC_SECRETS"]

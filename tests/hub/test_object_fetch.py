@@ -9,7 +9,6 @@ from pathlib import Path
 import hub_kit as kit
 import pytest
 
-from hermetic.errors import HermeticError
 from hermetic.fetch.fixed import resolve
 
 pytest.importorskip("obstore", reason="needs obstore (the objects extra)")
@@ -53,12 +52,6 @@ def put(server: str, monkeypatch, request: pytest.FixtureRequest) -> Callable[..
     return put
 
 
-def reason(work) -> str:
-    with pytest.raises(HermeticError) as caught:
-        work()
-    return f"{caught.value.domain.value}/{caught.value.reason}"
-
-
 def test_everything_below_a_prefix(put, tmp_path: Path) -> None:
     files = kit.model()
     bucket = put({f"models/tiny/{name}": content for name, content in files.items()} | {"models/other": b"1"})
@@ -83,7 +76,7 @@ def test_only_what_the_patterns_choose_is_read(put) -> None:
 def test_an_object_that_was_replaced(put, tmp_path: Path) -> None:
     item = kit.locked(f"s3://{put({'m/a': b'12345'})}/m/", check=False)
     put({"m/a": b"54321"})
-    assert reason(lambda: kit.fetch(item, tmp_path)) == "hash/file-mismatch"
+    assert kit.reason(lambda: kit.fetch(item, tmp_path)) == "hash/file-mismatch"
 
 
 def test_it_goes_on_where_it_was(put, tmp_path: Path) -> None:
@@ -109,5 +102,5 @@ def test_it_goes_on_where_it_was(put, tmp_path: Path) -> None:
 
 def test_what_is_not_there(put) -> None:
     bucket = put({})
-    assert reason(lambda: kit.locked(f"s3://{bucket}/a")) == "environment/origin-no-file"
-    assert reason(lambda: kit.locked(f"s3://{bucket}-none/a")) == "environment/origin-no-file"
+    assert kit.reason(lambda: kit.locked(f"s3://{bucket}/a")) == "environment/origin-no-file"
+    assert kit.reason(lambda: kit.locked(f"s3://{bucket}-none/a")) == "environment/origin-no-file"

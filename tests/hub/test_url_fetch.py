@@ -5,7 +5,6 @@ from pathlib import Path
 import hub_kit as kit
 import pytest
 
-from hermetic.errors import HermeticError
 from hermetic.fetch.fixed import resolve
 from hermetic.testing.hub import Fault, Hub
 
@@ -18,12 +17,6 @@ def address(hub: Hub) -> str:
     return f"{hub.endpoint}/acme/tiny/resolve/main/a.bin"
 
 
-def reason(work) -> str:
-    with pytest.raises(HermeticError) as caught:
-        work()
-    return f"{caught.value.domain.value}/{caught.value.reason}"
-
-
 def test_locked_once_and_fetched_by_hash(hub: Hub, address: str, tmp_path: Path) -> None:
     hub.fault(Fault("/storage/", cut=1000))
     hub.fault(Fault("/resolve/", status=503, headers={"Retry-After": "0"}))
@@ -31,7 +24,7 @@ def test_locked_once_and_fetched_by_hash(hub: Hub, address: str, tmp_path: Path)
     assert item.name == "a.bin"
     assert kit.fetch(item, tmp_path) == {"a.bin": CONTENT}
     hub.repositories["model", "acme/tiny"].commit({"a.bin": CONTENT + b"moved"})
-    assert reason(lambda: kit.fetch(item, tmp_path / "2")) == "hash/file-mismatch"
+    assert kit.reason(lambda: kit.fetch(item, tmp_path / "2")) == "hash/file-mismatch"
     assert resolve([kit.output(address)], item.entry) == item.entry
 
 
@@ -47,7 +40,7 @@ def test_it_goes_on_at_the_cut_byte(hub: Hub, address: str, tmp_path: Path) -> N
 
 
 def test_refusals(hub: Hub, address: str) -> None:
-    assert reason(lambda: kit.locked(address + "x")) == "environment/origin-no-file"
-    assert reason(lambda: kit.locked("http://models.example.com/a")) == "trust/plain-http"
+    assert kit.reason(lambda: kit.locked(address + "x")) == "environment/origin-no-file"
+    assert kit.reason(lambda: kit.locked("http://models.example.com/a")) == "trust/plain-http"
     hub.repository("acme/gated", gated=True).commit({"a": b"1"})
-    assert reason(lambda: kit.locked(f"{hub.endpoint}/acme/gated/resolve/main/a")) == "environment/origin-denied"
+    assert kit.reason(lambda: kit.locked(f"{hub.endpoint}/acme/gated/resolve/main/a")) == "environment/origin-denied"
