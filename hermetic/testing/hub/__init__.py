@@ -7,7 +7,7 @@
         first = tiny.commit({"config.json": b"{}", "model.safetensors": Path("weights")})
         os.environ["HF_ENDPOINT"] = hub.endpoint
 
-It answers on loopback, on ports of its own. It speaks what `huggingface_hub` 1 and 2 use to read: repositories and
+It answers on loopback, on ports of its own. It speaks what `huggingface_hub` 2 uses to read: repositories and
 their files, revisions, downloads with ranges and the redirect of large files to another host, gated and private
 repositories, tokens. It does not speak xet: without the headers that offer it, the client downloads over HTTP. It
 takes no uploads.
