@@ -56,7 +56,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     corpus = Path(sys.argv[1])
     found = {path.name: verdict(path) for path in sorted(corpus.glob("*.yaml"))}
-    document = {"truss": importlib.metadata.version("truss"), "verdicts": found}
+    # Whose errors are recorded as well: other versions of them may name other fields.
+    beside = {name: importlib.metadata.version(name) for name in ("huggingface_hub", "pydantic", "pyyaml")}
+    document = {"beside": beside, "truss": importlib.metadata.version("truss"), "verdicts": found}
     sys.stdout.write(json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 

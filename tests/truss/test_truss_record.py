@@ -26,11 +26,13 @@ print(json.dumps([TrussConfig.model_json_schema(), [item.value for item in Accel
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter with the real package, of the version that was compared with."""
+    """An interpreter with the real package, of the version that was compared with, and with what it stood on."""
     uv = [sys.executable, "-m", "uv", "--quiet"]
+    wanted = {"truss": COMPARED_WITH, **json.loads(RECORD.read_text("utf-8"))["beside"]}
+    pins = [f"{name}=={version}" for name, version in wanted.items()]
     place = tmp_path_factory.mktemp("truss") / "venv"
     subprocess.run([*uv, "venv", place], check=True)
-    subprocess.run([*uv, "pip", "install", "--python", place / "bin/python", f"truss=={COMPARED_WITH}"], check=True)
+    subprocess.run([*uv, "pip", "install", "--python", place / "bin/python", *pins], check=True)
     return place / "bin/python"
 
 
