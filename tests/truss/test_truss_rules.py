@@ -96,6 +96,12 @@ def test_every_accelerator_but_one_has_a_compute_capability() -> None:
     assert set(AcceleratorName) - SM.keys() == {AcceleratorName.B10}
 
 
+def test_an_accelerator_without_a_known_product_is_noted(tmp_path: Path) -> None:
+    noted = ("gpu-unknown", "resources.accelerator")
+    assert noted in findings(tmp_path, BUILD.replace("H100", "L4"), Severity.NOTE)
+    assert noted not in findings(tmp_path, BUILD, Severity.NOTE)
+
+
 class TestHints:
     def test_a_misspelt_field(self, tmp_path: Path) -> None:
         assert hints(tmp_path, BUILD + "    max_num_token: 8\n") == ["did you mean max_num_tokens?"]

@@ -9,7 +9,7 @@ from typing import Final
 from hermetic.llm.findings import Finding
 from hermetic.llm.truss.checks import COMPATIBLE, LEGACY, repositories
 from hermetic.llm.truss.families import family_of
-from hermetic.llm.truss.hardware import NEEDS, least_sm
+from hermetic.llm.truss.hardware import NEEDS, PRODUCTS, least_sm
 from hermetic.llm.truss.load import Truss
 from hermetic.llm.truss.rules import builds, note, rule, v1, v2, warning
 from hermetic.llm.truss.section import ENCODERS, BaseModelKind, Quantisation, RuntimeV2, Source
@@ -245,6 +245,15 @@ def resources(truss: Truss) -> Iterator[Finding]:
     if given.memory_bytes < _LEAST_MEMORY:
         message = f"{given.memory} is less than a build gets; truss push makes it 10Gi"
         yield note(truss, "memory-raised", "resources.memory", message)
+
+
+@rule("resources.accelerator")
+def unknown_product(truss: Truss) -> Iterator[Finding]:
+    name = truss.config.resources.accelerator.accelerator
+    if v1(truss) is not None and name is not None and name.value not in PRODUCTS:
+        message = f"hermetic does not know what the driver calls a {name.value}, and that is part of an engine's key"
+        hint = "realise it with --set gpu=NAME,GIB,SM as hermetic doctor shows them on such a machine"
+        yield note(truss, "gpu-unknown", "resources.accelerator", message, hint, _OWN)
 
 
 @rule("resources.accelerator", f"{_BUILD}.quantization_type")
