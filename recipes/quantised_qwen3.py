@@ -27,7 +27,7 @@ base = Source(model)
 checkpoint = merge_lora(base, Source(adapter), "bfloat16") if adapter else base
 
 # The samples are chosen once; whoever changes one that was chosen quantises anew.
-samples = calibration(Source(data), count=32, column=column, max_length=128, seed=1)
+samples = calibration(Source(data), count=16, column=column, max_length=128, seed=1)
 
 # One checkpoint and what a server must know, for TensorRT-LLM's PyTorch backend.
 quantised = quantise(checkpoint, format, calibration=samples, kv_cache=cache, target=Target("tensorrt-llm-pytorch", sm))

@@ -159,6 +159,22 @@ def test_formats(name: str, kv_cache: str, export: str, tp: int, by_program: ByP
         assert config["quantization"]["kv_cache_quant_algo"] == ("FP8" if kv_cache == "fp8" else None)
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_families(kind: str, by_program: ByProgram, tmp_path: Path) -> None:
+    """What TensorRT-LLM must be told of each, which the exporter leaves to defaults."""
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64}
+    rope = {"rope_scaling": checkpoints.LLAMA3, "tie_word_embeddings": False} if kind == "llama" else {}
+    settings = checkpoints.config(kind, rope_theta=5e5, **sizes, **rope)
+    model = checkpoints.write(tmp_path / "model", settings, shards=2)
+    samples = by_program("calibration_set.py", "samples", CALIBRATION, dataset=write_dataset(tmp_path / "d.jsonl")).out
+    asked = QUANTISE | {"export": "tensorrt_llm", "kv_cache": "fp8", "pp": 2, "largest_difference": "2.0"}
+    out = by_program("modelopt_quantise.py", "quantised", asked, checkpoint=model, calibration=samples).out
+    config = json.loads((out / "config.json").read_text())
+    assert (config["rotary_base"], config["attn_bias"]) == (5e5, kind == "qwen2")
+    assert config["rotary_scaling"] == (checkpoints.LLAMA3 if kind == "llama" else None)
+    assert config.get("qwen_type") == ("qwen2" if kind == "qwen2" else None)
+
+
 def test_a_model_that_quantising_would_ruin(by_program: ByProgram, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data.jsonl")
     samples = by_program("calibration_set.py", "samples", CALIBRATION, dataset=data).out
