@@ -43,7 +43,7 @@ def exact(seed: int = 0) -> None:
 def load(folder: Path, dtype: str, device: str = "cpu") -> Any:
     """The model, every weight finite. Raises `Refused` where `device` is not there or a weight is NaN or infinite."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise Refused("device is cuda, but the sandbox has no GPU that torch can use; set device to cpu, or gpus to 1")
+        raise Refused("the stage has a gpu, but the torch of its environment can use none; is it a build with CUDA?")
     model = AutoModelForCausalLM.from_pretrained(
         str(folder), dtype=DTYPES[dtype], device_map={"": device}, local_files_only=True, trust_remote_code=False
     )
