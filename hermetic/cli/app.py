@@ -33,6 +33,7 @@ VERBS = {
     "inspect": ("inspect", "Show what an engine or a checkpoint says of itself, without a GPU."),
     "verify": ("verify", "Hash everything in the store again and name every difference."),
     "import": ("import_", "Adopt an engine folder that something else made, as an impure store path."),
+    "serve": ("serve", "Serve an engine with Triton: hermetic serve triton NAME."),
     "link": ("link", "Let ~/.cache/trtllm-engines/NAME show a store path, and keep a history of it."),
     "profile": ("profile", "List, roll back and prune what links have shown."),
     "du": ("du", "Show how many bytes store paths take, alone and together."),

@@ -25,7 +25,10 @@ PYTHONS = ("3.11", "3.12", "3.13")
 #: The oldest system the locks are for: Debian 12 and Ubuntu 22.04 both have a newer glibc.
 PLATFORM = "x86_64-manylinux_2_35"
 #: Locks that are for fewer interpreters: of torch's CPU build, the wheel for CPython 3.11 is the one at hand.
-FEWER = {"models-cpu": ("3.11",)}
+#: numpy 1.26, which Triton's python backend needs, ends at CPython 3.12.
+FEWER = {"models-cpu": ("3.11",), "triton-openvino": ("3.11", "3.12")}
+#: Lists of what locks leave out, by what their names begin with.
+EXCLUDED = {"models": "models.excluded.txt", "triton": "triton.excluded.txt"}
 
 
 def main() -> None:
@@ -48,7 +51,7 @@ def _sources() -> list[str]:
 def _compile(source: Path, lock: Path) -> None:
     options = ["--universal", "--generate-hashes", "--no-annotate", "--no-header", "--quiet", "--upgrade"]
     command = [*UV, "pip", "compile", source.name, "--output-file", str(lock), "--python-version", PYTHONS[0]]
-    excluded = "models.excluded.txt" if source.stem.startswith("models") else "excluded.txt"
+    excluded = EXCLUDED.get(source.stem.partition("-")[0], "excluded.txt")
     subprocess.run([*command, *options, *_sources(), "--excludes", excluded], cwd=HERE, check=True)
 
 

@@ -1,0 +1,95 @@
+"""``hermetic serve triton``: Triton with an engine, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hermetic.cli import console, options
+from hermetic.cli.link import default_folder
+from hermetic.cli.serving import Prepared, Wish, prepared
+from hermetic.errors import Domain, HermeticError
+from hermetic.serve.launch import Served, Settings, serving
+from hermetic.serve.launch_ports import Ports
+from hermetic.serve.launch_signals import stopping
+
+_PORT = click.IntRange(1, 65535)
+
+
+@click.command("triton")
+@click.argument("target", metavar="NAME|PATH|RECIPE[#STAGE]")
+@options.setting
+@options.store
+@options.as_json
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--http-port", type=_PORT, envvar="TRITON_HTTP_PORT", default=8000, show_default=True)
+@click.option("--grpc-port", type=_PORT, envvar="TRITON_GRPC_PORT", default=8001, show_default=True)
+@click.option("--metrics-port", type=_PORT, envvar="TRITON_METRICS_PORT", default=8002, show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), help="The folder of links to engines [~/.cache/trtllm-engines].")
+@click.option("--manifest", type=click.Path(exists=True), help="What vouches for the engine [its own manifest.json].")
+@click.option("--tokenizer", type=click.Path(exists=True, file_okay=False), envvar="TOKENIZER_DIR")
+@click.option("--repository", type=click.Path(exists=True, file_okay=False), envvar="MODEL_REPO")
+@click.option("--max-batch-size", type=click.IntRange(min=1), help="Requests computed at once.")
+@click.option("--max-seq-len", type=click.IntRange(min=1), help="Tokens of a prompt and its answer together.")
+@click.option("--drain", type=click.IntRange(min=0), default=30, show_default=True, metavar="SECONDS")
+def command(
+    target: str, sets: tuple[str, ...], store: str | None, as_json: bool, to: Path | None, **given: Any
+) -> None:
+    """Start Triton with an engine, and say when it is ready.
+
+    A RECIPE's stage is a triton_repository, which is realised first. A NAME is the engine of TRTLLM_ENGINE_PATH if that
+    is set, else of the profile, else ~/.cache/trtllm-engines/NAME. Every file of the engine is compared with its
+    manifest before anything is started. SIGTERM and Ctrl-C let running requests end; a second one does not.
+    """
+    ports = Ports(given["http_port"], given["grpc_port"], given["metrics_port"])
+    chosen = {name: given[name] for name in ("max_batch_size", "max_seq_len") if given[name] is not None}
+    paths = {name: given[name] for name in ("manifest", "tokenizer", "repository")}
+    wish = Wish(target, str(to or default_folder()), sets, store, options=chosen, **paths)
+    with prepared(wish) as found:
+        asyncio.run(_serve(found, Settings(given["host"], ports, given["drain"]), as_json=as_json))
+
+
+async def _serve(found: Prepared, settings: Settings, *, as_json: bool) -> None:
+    with stopping() as stop:
+        async with serving(found.subject, found.launcher, settings, _show) as server:
+            _announce(server, as_json=as_json)
+            stop.gentle = True
+            told = asyncio.ensure_future(stop.told.wait())
+            ends: list[asyncio.Future[Any]] = [server.ended, told]
+            try:
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                told.cancel()
+            if server.ended.done():
+                ended = server.ended.result()
+                message = f"Triton ended by itself: status {ended.status}, signal {ended.signal}"
+                raise HermeticError(Domain.ENVIRONMENT, "triton-ended", message)
+            console.note("draining; once more to stop at once")
+
+
+def _announce(server: Served, *, as_json: bool) -> None:
+    host, ports, deployment = server.settings.host, server.settings.ports, server.deployment
+    if as_json:
+        console.json_line(
+            {
+                "event": "ready",
+                "name": server.subject.name,
+                "kind": deployment.kind,
+                "engine": deployment.engine_hash,
+                "tokenizer": deployment.tokenizer_hash,
+                "host": host,
+                **vars(ports),
+            }
+        )
+    else:
+        console.data(f"http://{host}:{ports.http}")
+        console.note(f"{server.subject.name} is ready: HTTP {ports.http}, gRPC {ports.grpc}, metrics {ports.metrics}")
+
+
+def _show(chunk: bytes) -> None:
+    sys.stderr.buffer.write(chunk)
+    sys.stderr.buffer.flush()

@@ -1,0 +1,135 @@
+"""From what a user names to what can be served: the first step of every way of serving."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from hermetic.cli import console, settings
+from hermetic.cli.common import Opened, open_store, opened
+from hermetic.cli.realise import indexes, listener
+from hermetic.errors import Domain, HermeticError
+from hermetic.llm.triton import Repository
+from hermetic.realise.evaluated import split_reference
+from hermetic.realise.launcher import Launcher
+from hermetic.realise.session import Options, realise
+from hermetic.recipe import Memo, Source
+from hermetic.recipe.loader import SUFFIXES
+from hermetic.serve.launch import Subject, launcher_of, lay_out_repository
+from hermetic.serve.triton_subject import find_engine, vouch
+from hermetic.store import Run, Store
+
+__all__ = ["Prepared", "Wish", "prepared"]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for on the command line; `links` is the folder of links to engines, `options` are those of
+    `Repository` for an engine that has none yet.
+    """
+
+    target: str
+    links: str
+    sets: tuple[str, ...] = ()
+    store: str | None = None
+    manifest: str | None = None
+    tokenizer: str | None = None
+    repository: str | None = None
+    options: dict[str, int | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A subject for `serving`, and what starts it."""
+
+    subject: Subject
+    launcher: Launcher
+
+
+@contextmanager
+def prepared(wish: Wish) -> Iterator[Prepared]:
+    """Realise or find engine, tokenizer and repository, and keep them from the collector meanwhile.
+
+    Raises `HermeticError`; what `find_engine`, `vouch` and realising raise. Not for use inside an event loop.
+    """
+    file, _ = split_reference(wish.target)
+    if file.endswith(SUFFIXES) and not os.path.isdir(file):
+        with _of_recipe(wish) as found:
+            yield found
+        return
+    with _of_engine(wish) as found:
+        yield found
+
+
+@contextmanager
+def _of_recipe(wish: Wish) -> Iterator[Prepared]:
+    session = opened(wish.target, wish.sets, wish.store)
+    target = session.evaluated.wanted[0]
+    stage = None if target.fixed is not None else target.stage
+    if not isinstance(stage, Repository):
+        stages = [name for name, one in session.evaluated.recipe.stages.items() if isinstance(one, Repository)]
+        message = f"stage {target.name!r} is no triton_repository"
+        hint = f"these can be served: {', '.join(stages)}" if stages else "add repository = triton_repository(engine)"
+        raise HermeticError(Domain.USAGE, "not-a-repository", message, hint=hint)
+    if wish.options or wish.repository or wish.manifest:
+        message = "a recipe says itself what its repository is"
+        raise HermeticError(Domain.USAGE, "recipe-decides", message, hint="change the recipe, or use --set")
+    with session.store.begin() as run:
+        run.lease([target.key, *(key for _, key in target.built_inputs())])
+        _realise(session)
+        folders = _folders(session, stage)
+        tokenizer = wish.tokenizer or folders.get("tokenizer", folders["engine"])
+        repository = str(session.store.path(target.key, target.name))
+        subject = Subject(os.path.basename(session.reference), repository, folders["engine"], tokenizer)
+        yield Prepared(subject, launcher_of(run, indexes(), session.memo))
+
+
+def _realise(session: Opened) -> None:
+    """The target and what it serves: an engine may have been collected since its repository was made."""
+    with listener(session.store, as_json=False) as display:
+        realise(session.evaluated, session.store, Options(indexes=indexes()), display)
+
+
+def _folders(session: Opened, stage: Repository) -> dict[str, str]:
+    graph, store = session.evaluated.graph, session.store
+    found = {}
+    for role, one in stage.inputs_by_role().items():
+        if isinstance(one, Source):
+            found[role] = one.path
+        else:
+            item = graph.by_stage[one]
+            found[role] = str(store.path(item.key, item.name))
+    return found
+
+
+@contextmanager
+def _of_engine(wish: Wish) -> Iterator[Prepared]:
+    store = open_store(wish.store, create=True)
+    memo = Memo(os.path.join(settings.cache_folder(), "digests.json"))
+    with store.begin() as run:
+        engine = find_engine(wish.target, store, wish.links, os.environ)
+        console.note(f"{engine.name}: {os.path.realpath(engine.path)} ({engine.found})")
+        _lease(run, store, engine.path)
+        manifest = vouch(engine, wish.manifest, store)
+        launcher = launcher_of(run, indexes(), memo)
+        memo.save()
+        tokenizer = wish.tokenizer or engine.path
+        with run.workspace() as workspace:
+            repository = wish.repository
+            if repository is None:
+                folders = {"engine": engine.path}
+                folders |= {"tokenizer": tokenizer} if tokenizer != engine.path else {}
+                folders |= {"manifest": os.path.dirname(manifest)} if manifest is not None else {}
+                laying = lay_out_repository(engine.name, launcher, folders, wish.options, str(workspace.path))
+                repository = asyncio.run(laying)
+            yield Prepared(Subject(engine.name, repository, engine.path, tokenizer), launcher)
+
+
+def _lease(run: Run, store: Store, path: str) -> None:
+    try:
+        run.lease([store.find(os.path.realpath(path)).key])
+    except HermeticError:
+        return  # not of this store, which has nothing to keep then

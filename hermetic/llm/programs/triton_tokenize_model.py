@@ -1,0 +1,42 @@
+"""``model.py`` of the Triton model `preprocessing`: a text becomes the tokens of the engine's own tokenizer."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+sys.path.extend(filter(None, os.environ.get("PYTHONPATH", "").split(":")))  # a stub's interpreter does not look there
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from tokenizers import Tokenizer
+
+
+class TritonPythonModel:
+    """What Triton's python backend calls."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        folder = json.loads(args["model_config"])["parameters"]["tokenizer_dir"]["string_value"]
+        self._tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        query = pb_utils.get_input_tensor_by_name(request, "QUERY").as_numpy().reshape(-1)[0]
+        length = pb_utils.get_input_tensor_by_name(request, "REQUEST_OUTPUT_LEN").as_numpy()
+        try:
+            ids = self._tokenizer.encode(query.decode("utf-8")).ids
+        except UnicodeDecodeError as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"text_input is no UTF-8: {error}"))
+        if not ids:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError("text_input is empty"))
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor("INPUT_ID", np.array([ids], np.int32)),
+                pb_utils.Tensor("REQUEST_INPUT_LEN", np.array([[len(ids)]], np.int32)),
+                pb_utils.Tensor("REQUEST_OUTPUT_LEN", length),
+            ]
+        )

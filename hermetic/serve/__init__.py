@@ -1,0 +1,1 @@
+"""Serving engines: Triton and what stands before it."""

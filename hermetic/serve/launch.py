@@ -1,0 +1,207 @@
+"""Triton in a sandbox: started, waited for, and gone with whoever started it.
+
+The environment is that of a hashed lock, engine, tokenizer and repository are mounted read-only where the repository
+says, and only the network is this machine's own. Its life hangs on this process as a stage's does: a guard kills all of
+it when this one dies, and ``/dev/shm`` is the sandbox's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from hermetic.canonical import encode
+from hermetic.errors import Domain, HermeticError
+from hermetic.llm.triton import Repository, server_environment
+from hermetic.realise.launcher import Launcher, Program, description, lay_out, plan_of
+from hermetic.recipe import Memo
+from hermetic.recipe.environments import Environment
+from hermetic.sandbox import abi, runner
+from hermetic.sandbox.environments import EnvironmentMounts, identify
+from hermetic.sandbox.plan import LaunchPlan, Limits, Mount
+from hermetic.sandbox.runner import Exit
+from hermetic.serve.launch_ports import Ports, insist_on_free
+from hermetic.serve.triton_deployment import Deployment, read_deployment, verify
+from hermetic.store import Run
+
+__all__ = ["Served", "Settings", "Subject", "launcher_of", "lay_out_repository", "serving"]
+
+_PROGRAMS: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "llm", "programs")
+#: The last thing that Triton says before it answers; the others are up by then, and all models loaded.
+_READY: Final = re.compile(rb"Started Metrics Service at")
+_TAIL: Final = 40
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be served: folders of this machine. `repository` has ``deployment.json`` and ``repository/``."""
+
+    name: str
+    repository: str
+    engine: str
+    tokenizer: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How. `drain_s` is how long requests that run may take to end once the server is told to stop, in seconds."""
+
+    host: str = "127.0.0.1"
+    ports: Ports = field(default_factory=Ports)
+    drain_s: int = 30
+    shm_mb: int = 1024
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that is ready. `ended` is done when it has gone, with how; nobody else may await it uncancelled."""
+
+    subject: Subject
+    deployment: Deployment
+    settings: Settings
+    ended: asyncio.Future[Exit]
+
+    @property
+    def grpc(self) -> str:
+        """Where clients of gRPC connect: host and port."""
+        return f"{self.settings.host}:{self.settings.ports.grpc}"
+
+
+def launcher_of(run: Run, indexes: Mapping[str, str], memo: Memo) -> Launcher:
+    """A launcher that knows the server's environment."""
+    environment = server_environment()
+    return Launcher(run, {environment: identify(environment, memo)}, indexes)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    subject: Subject, launcher: Launcher, settings: Settings, on_output: Callable[[bytes], None]
+) -> AsyncIterator[Served]:
+    """Verify engine and tokenizer, start Triton, and yield it once it is ready; drain and end it on the way out.
+
+    What Triton prints goes to `on_output`. Raises `HermeticError`: trust/engine-changed and trust/tokenizer-changed
+    before anything is started, busy/port-in-use, environment/triton-failed with what it said last if it ends before
+    it is ready. Must be used on the main thread.
+    """
+    insist_on_free(settings.host, vars(settings.ports))
+    deployment = read_deployment(subject.repository)
+    await asyncio.to_thread(verify, "engine", subject.engine, deployment.engine_files, whole=True)
+    await asyncio.to_thread(verify, "tokenizer", subject.tokenizer, deployment.tokenizer_files, whole=False)
+    environment = _known(launcher)
+    mounts = await launcher.environment(environment, lambda *_: None)
+    with launcher.run.workspace() as workspace:
+        place = str(workspace.path)
+        plan = await asyncio.to_thread(_plan, subject, settings, mounts, place)
+        async with _running(plan, on_output) as (ended, ready, tail):
+            waiting: list[asyncio.Future[Any]] = [ended, ready]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                raise _failed(ended.result(), tail)
+            yield Served(subject, deployment, settings, ended)
+
+
+def _known(launcher: Launcher) -> Environment:
+    return next(iter(launcher.identities))
+
+
+def _plan(subject: Subject, settings: Settings, mounts: EnvironmentMounts, place: str) -> LaunchPlan:
+    parameters = {"host": settings.host, "drain_s": settings.drain_s, **vars(settings.ports)}
+    program = Program(subject.name, _files(("triton_server.py",)), parameters, {})
+    folders = {"engine": subject.engine, "tokenizer": subject.tokenizer, "repository": subject.repository}
+    plan = _mounted(program, mounts, place, folders, Limits(shm_mb=settings.shm_mb))
+    return replace(plan, network=True)
+
+
+def _files(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: os.path.join(_PROGRAMS, name) for name in names}
+
+
+def _mounted(
+    program: Program, mounts: EnvironmentMounts, place: str, folders: Mapping[str, str], limits: Limits
+) -> LaunchPlan:
+    """The plan of `program` with `folders` mounted as its inputs, by role, where a build's would be linked or copied:
+    an engine may lie on another file system than the store.
+    """
+    lay_out(place, program)
+    for role in folders:
+        os.mkdir(f"{place}/in/{role}")
+    with open(f"{place}/stage.json", "wb") as stream:
+        stream.write(encode(description(program, {role: f"{abi.IN}/{role}" for role in folders})))
+    bound = tuple(Mount(os.path.realpath(path), f"{abi.IN}/{role}") for role, path in folders.items())
+    plan = plan_of(program, mounts, place, limits)
+    return replace(plan, mounts=(*plan.mounts, *bound))
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    plan: LaunchPlan, on_output: Callable[[bytes], None]
+) -> AsyncIterator[tuple[asyncio.Future[Exit], asyncio.Future[None], _Tail]]:
+    """The plan, started; ended on the way out, gently if this is not the way of an error."""
+    inside, ours = os.pipe2(os.O_CLOEXEC)
+    ready = asyncio.get_running_loop().create_future()
+    tail = _Tail(ready, on_output)
+    ended = asyncio.ensure_future(runner.run(plan, log=None, on_output=tail.heard, stdin=inside))
+    try:
+        yield ended, ready, tail
+        os.close(ours)
+        ours = -1
+        await asyncio.wait([ended])
+    finally:
+        ended.cancel()
+        await asyncio.wait([ended])
+        ready.cancel()
+        os.close(inside)
+        if ours >= 0:
+            os.close(ours)
+
+
+class _Tail:
+    """What Triton said last, and whether it has said that it is ready."""
+
+    def __init__(self, ready: asyncio.Future[None], tell: Callable[[bytes], None]) -> None:
+        self._ready = ready
+        self._tell = tell
+        self._text = b""
+
+    def heard(self, chunk: bytes) -> None:
+        self._tell(chunk)
+        self._text = (self._text + chunk)[-1 << 16 :]
+        if not self._ready.done() and _READY.search(self._text):
+            self._ready.set_result(None)
+
+    def lines(self) -> list[str]:
+        return self._text.decode("utf-8", "replace").splitlines()[-_TAIL:]
+
+
+def _failed(ended: Exit, tail: _Tail) -> HermeticError:
+    how = f"status {ended.status}" if ended.status is not None else f"signal {ended.signal}"
+    message = f"Triton ended with {how} before it was ready"
+    return HermeticError(Domain.ENVIRONMENT, "triton-failed", message, data={"log_tail": tail.lines()})
+
+
+async def lay_out_repository(
+    name: str, launcher: Launcher, folders: Mapping[str, str], options: Mapping[str, int | bool], place: str
+) -> str:
+    """The repository of an engine that no recipe made one for, in the workspace at `place`; where it lies.
+
+    `folders` are those of the stage `Repository` by role, `options` its parameters. Raises `HermeticError`
+    (recipe/repository-failed) with what the stage said.
+    """
+    mounts = await launcher.environment(_known(launcher), lambda *_: None)
+    defaults = {name: field.default for name, field in Repository.model_fields.items() if name in _OPTIONS}
+    program = Program(name, _files(Repository.programs), {**defaults, **options}, {})
+    plan = await asyncio.to_thread(_mounted, program, mounts, place, folders, Limits())
+    tail = _Tail(asyncio.get_running_loop().create_future(), lambda _: None)
+    ended = await runner.run(plan, log=None, on_output=tail.heard)
+    if not ended.ok:
+        message = f"{folders['engine']} cannot be served"
+        raise HermeticError(Domain.RECIPE, "repository-failed", message, data={"log_tail": tail.lines()})
+    return f"{place}/out"
+
+
+_OPTIONS: Final = ("max_seq_len", "max_batch_size", "kv_cache_gib", "kv_cache_reuse")
