@@ -40,6 +40,7 @@ VERBS = {
     "gc": ("gc", "Remove store paths that nothing keeps alive."),
     "root": ("root", "List, add and remove what keeps store paths alive."),
     "doctor": ("doctor", "Say what this machine can build, and which command mends what it can't."),
+    "nix": ("nix", "Write what Nix builds a recipe from."),
     "config": ("config", "Show every setting and where it came from."),
 }
 

@@ -16,7 +16,7 @@ from typing import Final
 from hermetic.errors import Domain, HermeticError
 from hermetic.sandbox.interpreter import Interpreter, stdlib_files
 
-__all__ = ["loader_of", "resolve"]
+__all__ = ["loader_of", "needed", "resolve"]
 
 # What PEP 600 lets a wheel find on the machine, less X11 and GL; plus what glibc itself opens at run time. A name
 # that this machine lacks is left out: a wheel that needs it says so when it is imported.
@@ -63,6 +63,14 @@ def _resolve(interpreter: Interpreter) -> tuple[tuple[str, str], ...]:
         if path not in own:
             found.setdefault(os.path.basename(name or path), path)
     return tuple(sorted(found.items()))
+
+
+def needed(executable: str) -> dict[str, str]:
+    """Library name to file of all that the program `executable` is linked to, loader included. Raises as `resolve`."""
+    loader = loader_of(executable)
+    return {os.path.basename(loader): loader} | {
+        os.path.basename(name or path): path for name, path in _list(loader, [], executable)
+    }
 
 
 def _list(loader: str, preload: list[str], executable: str) -> list[tuple[str, str]]:

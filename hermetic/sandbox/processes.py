@@ -36,10 +36,15 @@ class Holder:
 
 
 class Tree:
-    """One running stage. `out_of_memory` says whether the kernel has killed one of its processes for memory."""
+    """One running stage. `out_of_memory` says whether the kernel has killed one of its processes for memory.
 
-    def __init__(self, guard: int, out_of_memory: Callable[[], bool]) -> None:
+    `apart` says that its processes have a namespace of their own, below the guard's. (Nix's builder and what it starts
+    share one.)
+    """
+
+    def __init__(self, guard: int, out_of_memory: Callable[[], bool], *, apart: bool = True) -> None:
         self.out_of_memory = out_of_memory
+        self._apart = apart
         self._guard = guard
         self._depth = _depth(guard)
         self._ours: set[int] = set()  # what we stopped, and so will let go on
@@ -56,7 +61,7 @@ class Tree:
         pending = [self._guard]
         while pending:
             below = children.get(pending.pop(), [])
-            found += (pid for pid in below if _depth(pid) > self._depth)
+            found += (pid for pid in below if not self._apart or _depth(pid) > self._depth)
             pending += below
         return found
 
