@@ -35,6 +35,7 @@ _PROGRAMS: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 #: The last thing that Triton says before it answers; the others are up by then, and all models loaded.
 _READY: Final = re.compile(rb"Started Metrics Service at")
 _TAIL: Final = 40
+_UNLOADING_S: Final = 5  # Triton looks once a second whether its models have gone
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ async def serving(
     with launcher.run.workspace() as workspace:
         place = str(workspace.path)
         plan = await asyncio.to_thread(_plan, subject, settings, mounts, place)
-        async with _running(plan, on_output) as (ended, ready, tail):
+        async with _running(plan, settings.drain_s, on_output) as (ended, ready, tail):
             waiting: list[asyncio.Future[Any]] = [ended, ready]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
@@ -139,9 +140,12 @@ def _mounted(
 
 @contextlib.asynccontextmanager
 async def _running(
-    plan: LaunchPlan, on_output: Callable[[bytes], None]
+    plan: LaunchPlan, drain_s: int, on_output: Callable[[bytes], None]
 ) -> AsyncIterator[tuple[asyncio.Future[Exit], asyncio.Future[None], _Tail]]:
-    """The plan, started; ended on the way out, gently if this is not the way of an error."""
+    """The plan, started; ended on the way out, gently if this is not the way of an error.
+
+    A client that holds a stream open without asking anything keeps Triton for ever, so patience has an end here too.
+    """
     inside, ours = os.pipe2(os.O_CLOEXEC)
     ready = asyncio.get_running_loop().create_future()
     tail = _Tail(ready, on_output)
@@ -150,7 +154,7 @@ async def _running(
         yield ended, ready, tail
         os.close(ours)
         ours = -1
-        await asyncio.wait([ended])
+        await asyncio.wait([ended], timeout=drain_s + _UNLOADING_S)
     finally:
         ended.cancel()
         await asyncio.wait([ended])

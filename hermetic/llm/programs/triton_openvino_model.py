@@ -136,6 +136,8 @@ class TritonPythonModel:
             value = _one(request, name, None)
             if value is not None:
                 setattr(settings, ours, value)
+        if settings.temperature < 0:
+            raise ValueError(f"temperature is {settings.temperature}, and must be 0 or more")
         settings.do_sample = settings.temperature > 0 and settings.top_k != 1
         if not settings.do_sample:
             settings.temperature = 1.0
@@ -146,6 +148,7 @@ class TritonPythonModel:
         guide = _one(request, "guided_decoding_guide_type", None)
         if guide is not None:
             settings.structured_output_config = _guided(guide.decode(), _one(request, "guided_decoding_guide", b"{}"))
+        settings.validate()
         return settings, ids
 
     def _deliver(self, number: int) -> None:

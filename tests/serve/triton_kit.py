@@ -1,0 +1,103 @@
+"""A real Triton for tests: the tiny engine in a store that stays between sessions, and the command that serves it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECIPE = REPOSITORY / "recipes" / "tiny_serve.py"
+#: Wheels of 300 MB are brought into it once.
+STORE = REPOSITORY / ".cache" / "tests" / "serve-store"
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Store paths of the tiny engine, its manifest and its repository."""
+
+    engine: Path
+    manifest: Path
+    repository: Path
+
+
+def environment(**more: str) -> dict[str, str]:
+    return dict(os.environ) | {"PYTHONPATH": str(REPOSITORY), "HERMETIC_STORE": str(STORE)} | more
+
+
+def hermetic(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hermetic", *map(str, arguments)]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    STORE.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{STORE}.lock"):
+        paths = []
+        for stage in ("engine", "manifest", "repository"):
+            made = hermetic("realise", "--no-link", f"{RECIPE}#{stage}")
+            assert made.returncode == 0, made.stderr
+            paths.append(Path(made.stdout.strip()))
+    return Tiny(*paths)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+@dataclass
+class Server:
+    """``hermetic serve triton`` in a process of its own. `said` is its stderr so far."""
+
+    process: subprocess.Popen[str]
+    ready: dict[str, Any]
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def grpc(self) -> str:
+        return f"{self.ready['host']}:{self.ready['grpc']}"
+
+    def url(self, path: str) -> str:
+        return f"http://{self.ready['host']}:{self.ready['http']}{path}"
+
+
+@contextmanager
+def serving(*arguments: str | Path, **variables: str) -> Iterator[Server]:
+    """The server once it is ready; killed on the way out if it has not ended by then."""
+    http, grpc, metrics = map(str, free_ports(3))
+    ports = ("--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics)
+    command = [sys.executable, "-m", "hermetic", "serve", "triton", *map(str, arguments), *ports, "--json"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment(**variables), **pipes) as process:
+        said: list[str] = []
+        reader = threading.Thread(target=said.extend, args=(process.stderr,))
+        reader.start()
+        try:
+            line = process.stdout.readline()  # type: ignore[union-attr]  # it is a pipe
+            if not line:
+                process.wait()
+                reader.join()
+                pytest.fail(f"not ready: {''.join(said)}")
+            yield Server(process, json.loads(line), said)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            reader.join()
