@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import select
 import shutil
 import signal
 import socket
@@ -219,17 +220,25 @@ def test_a_repository_that_triton_can_not_load(tiny: Tiny, tmp_path: Path) -> No
     assert "RuntimeError: of a test" in done.stderr
 
 
-def stragglers(port: int) -> list[str]:
-    """Processes with this port on their command line."""
-    found = []
-    for process in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            line = Path("/proc", process, "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if f"--http-port={port}" in line:
-            found.append(line)
-    return found
+def inside(port: int) -> list[int]:
+    """Descriptors of the processes with this port on their command line, and of all below them."""
+    pids = {int(name) for name in os.listdir("/proc") if name.isdigit()}
+    mine = {pid for pid in pids if f"--http-port={port}".encode() in read(pid, "cmdline")}
+    while more := {pid for pid in pids - mine if parent(pid) in mine}:
+        mine |= more
+    return [os.pidfd_open(pid) for pid in mine]
+
+
+def read(pid: int, name: str) -> bytes:
+    try:
+        return Path("/proc", str(pid), name).read_bytes()
+    except OSError:
+        return b""
+
+
+def parent(pid: int) -> int:
+    fields = read(pid, "stat").rpartition(b")")[2].split()
+    return int(fields[1]) if fields else 0
 
 
 def closed(server: Server, *ports: str) -> bool:
@@ -243,15 +252,15 @@ def closed(server: Server, *ports: str) -> bool:
 def test_a_kill_leaves_nothing(tiny: Tiny) -> None:
     """Of hermetic itself, with a request that runs: no process, no shared memory, no open port."""
     before = set(os.listdir("/dev/shm"))
-    with serving(triton_kit.RECIPE) as server:
-        with triton.InferenceServerClient(server.grpc) as client:
-            Stream(client, [1, 2, 3], 2000, min_tokens=("INT32", [2000])).next()
-            inside = [line for line in stragglers(server.ready["http"])]
-            assert inside
-            server.process.kill()
-            server.process.wait()
-            server.process.stderr.read()  # type: ignore[union-attr]  # ends when the last process has gone
-    assert stragglers(server.ready["http"]) == []
+    with serving(triton_kit.RECIPE) as server, triton.InferenceServerClient(server.grpc) as client:
+        Stream(client, [1, 2, 3], 2000, min_tokens=("INT32", [2000])).next()
+        processes = inside(server.ready["http"])
+        assert len(processes) >= 4  # Triton and a stub for each model that is no ensemble
+        server.process.kill()
+        for process in processes:
+            assert select.select([process], [], [], 60)[0], "it lives on"
+            os.close(process)
+    assert inside(server.ready["http"]) == []
     assert closed(server, "http", "grpc", "metrics")
     assert {name for name in set(os.listdir("/dev/shm")) - before if "hermetic" in name} == set()
 
