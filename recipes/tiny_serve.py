@@ -10,6 +10,6 @@ from tiny_qwen3 import engine, manifest, quantised, weights  # noqa: F401
 from hermetic.llm.triton import triton_repository
 
 # What Triton loads, and what it promises to whom it serves. The manifest's digests are those that a start insists on.
-repository = triton_repository(engine, manifest=manifest, max_batch_size=16)
+repository = triton_repository(engine, manifest=manifest, max_batch_size=16, bls=True)
 
 default = repository

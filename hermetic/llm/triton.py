@@ -32,12 +32,21 @@ def server_environment(python: str = "") -> PythonEnv:
 class Repository(Stage):
     """``repository/``, the models that Triton loads for `engine`, and ``deployment.json``, what they promise.
 
+    How an engine is served follows from its kind: `openvino`, `tensorrt-llm` or `tensorrt-llm-pytorch`.
+
     `tokenizer` is a folder with ``tokenizer.json``; without it the engine's own is taken. With `manifest`, its digests
     are those that the server's start insists on; without it the engine is read once more for them.
 
-    `max_seq_len` is the longest sequence in tokens, prompt and answer together (0: what the model was made for),
-    `max_batch_size` how many are computed at once, `kv_cache_gib` the memory for their keys and values in GiB, and
-    `kv_cache_reuse` lets prompts with the same beginning share them.
+    `max_seq_len` is the longest sequence in tokens, prompt and answer together, and `max_batch_size` how many are
+    computed at once; 0 is all that the engine was made for (64 sequences for the kind `openvino`), and more is refused.
+    `kv_cache_reuse` lets prompts with the same beginning share their keys and values, for which the kind
+    `openvino` has `kv_cache_gib` GiB of memory.
+
+    `bls` adds the model `tensorrt_llm_bls`, which streams text in whole characters.
+
+    For the kind `tensorrt-llm`: `queue_delay_us` is how long the first of a batch waits for others in µs, `queue_size`
+    how many requests may wait (0: any number); `guided_decoding` is with xgrammar, from release 0.19 on; `parameters`
+    are further ones of the model `tensorrt_llm`, checked against those that the engine's release has.
     """
 
     kind: ClassVar[str] = "triton.repository"
@@ -46,10 +55,15 @@ class Repository(Stage):
         "triton_repository.py",
         "file_digests.py",
         "stage_file.py",
+        "triton_bls_model.py",
+        "triton_checks.py",
         "triton_config.py",
         "triton_detokenize_model.py",
+        "triton_kinds.py",
+        "triton_llmapi_model.py",
         "triton_openvino.py",
         "triton_openvino_model.py",
+        "triton_tensorrt_llm.py",
         "triton_tensors.py",
         "triton_tokenize_model.py",
     )
@@ -60,9 +74,15 @@ class Repository(Stage):
     tokenizer: Input | None = None
     manifest: Input | None = None
     max_seq_len: Annotated[int, Field(ge=0)] = 0
-    max_batch_size: Positive = 64
+    max_batch_size: Annotated[int, Field(ge=0)] = 0
     kv_cache_gib: Positive = 1
     kv_cache_reuse: bool = True
+    chunked_context: bool = True
+    guided_decoding: bool = True
+    bls: bool = False
+    queue_delay_us: Annotated[int, Field(ge=0)] = 0
+    queue_size: Annotated[int, Field(ge=0)] = 0
+    parameters: dict[str, str] = Field(default_factory=dict)
 
     @property
     def run_environment(self) -> Environment:

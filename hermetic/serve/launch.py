@@ -91,6 +91,9 @@ async def serving(
     """
     insist_on_free(settings.host, vars(settings.ports))
     deployment = read_deployment(subject.repository)
+    if deployment.kind != "openvino":
+        raise _elsewhere(deployment)
+    subject = replace(subject, tokenizer=os.path.join(subject.tokenizer, deployment.tokenizer_folder).rstrip("/"))
     await asyncio.to_thread(verify, "engine", subject.engine, deployment.engine_files, whole=True)
     await asyncio.to_thread(verify, "tokenizer", subject.tokenizer, deployment.tokenizer_files, whole=False)
     environment = _known(launcher)
@@ -104,6 +107,12 @@ async def serving(
             if ended.done():
                 raise _failed(ended.result(), tail)
             yield Served(subject, deployment, settings, ended)
+
+
+def _elsewhere(deployment: Deployment) -> HermeticError:
+    message = f"engines of the kind {deployment.kind} need NVIDIA's image of Triton and {deployment.world} GPUs"
+    hint = "hermetic serve compose writes the files that start it there"
+    return HermeticError(Domain.ENVIRONMENT, "kind-not-here", message, hint=hint)
 
 
 def _known(launcher: Launcher) -> Environment:
@@ -197,7 +206,7 @@ async def lay_out_repository(
     (recipe/repository-failed) with what the stage said.
     """
     mounts = await launcher.environment(_known(launcher), lambda *_: None)
-    defaults = {name: field.default for name, field in Repository.model_fields.items() if name in _OPTIONS}
+    defaults = {name: Repository.model_fields[name].get_default(call_default_factory=True) for name in _OPTIONS}
     program = Program(name, _files(Repository.programs), {**defaults, **options}, {})
     plan = await asyncio.to_thread(_mounted, program, mounts, place, folders, Limits())
     tail = _Tail(asyncio.get_running_loop().create_future(), lambda _: None)
@@ -208,4 +217,7 @@ async def lay_out_repository(
     return f"{place}/out"
 
 
-_OPTIONS: Final = ("max_seq_len", "max_batch_size", "kv_cache_gib", "kv_cache_reuse")
+_OPTIONS: Final = (
+    "max_seq_len", "max_batch_size", "kv_cache_gib", "kv_cache_reuse", "chunked_context", "guided_decoding", "bls",
+    "queue_delay_us", "queue_size", "parameters",
+)  # fmt: skip

@@ -27,7 +27,8 @@ class Deployment:
 
     `models` are the names in the repository, `tensors` the release whose names their tensors have. `engine_hash` and
     `tokenizer_hash` (``blake3:…``) stand for all `engine_files` and `tokenizer_files`, whose ``blake3`` and ``size``
-    (bytes) are by their path in the folder.
+    (bytes) are by their path in the folder. `tokenizer_folder` is where in the engine the tokenizer lies, if it has no
+    folder of its own; `world` is the number of processes, each with a GPU of its own.
     """
 
     kind: str
@@ -39,6 +40,8 @@ class Deployment:
     tokenizer_hash: str
     engine_files: Digests
     tokenizer_files: Digests
+    world: int = 1
+    tokenizer_folder: str = ""
 
 
 def read_deployment(folder: str | os.PathLike[str]) -> Deployment:
@@ -60,6 +63,8 @@ def read_deployment(folder: str | os.PathLike[str]) -> Deployment:
             tokenizer_hash=tokenizer["hash"],
             engine_files=engine["files"],
             tokenizer_files=tokenizer["files"],
+            world=said.get("world", 1),
+            tokenizer_folder=tokenizer.get("folder", ""),
         )
         sound = (files_hash(engine["files"]), files_hash(tokenizer["files"]))
     except (FileNotFoundError, NotADirectoryError):

@@ -90,6 +90,16 @@ def test_it_answers(server: Server) -> None:
     assert generate(server, text_input=PROMPT, max_tokens=64)["text_output"] == ANSWER
 
 
+def test_text_is_streamed_in_whole_characters(server: Server) -> None:
+    """The model `tensorrt_llm_bls`, which puts tokens together first."""
+    body = json.dumps({"text_input": PROMPT, "max_tokens": 64, "stream": True}).encode()
+    request = urllib.request.Request(server.url("/v2/models/tensorrt_llm_bls/generate_stream"), body)
+    with urllib.request.urlopen(request) as answer:
+        events = [json.loads(line.removeprefix(b"data: ")) for line in answer if line.strip()]
+    assert "".join(event["text_output"] for event in events) == ANSWER
+    assert len(events) > 20
+
+
 def test_what_it_says_when_it_is_ready(server: Server, tiny: Tiny) -> None:
     promised = json.loads((tiny.repository / "deployment.json").read_text())
     assert server.ready["event"] == "ready"

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from triton_config import Model, Step, Tensor
-from triton_tensors import LOG_PROBS, OPENVINO, SETTINGS, TIMES, TOKENS
+from triton_tensors import LOG_PROBS, OPENVINO, SETTINGS, TIMES, TOKENS, bls_of
 
 _SETTINGS = tuple(setting for setting in SETTINGS if setting.name in OPENVINO)
 
 
-def models(parameters: Mapping[str, str], tokenizer: str) -> tuple[Model, ...]:
+def models(parameters: Mapping[str, str], tokenizer: str, *, bls: bool = False) -> tuple[Model, ...]:
     """All of the repository. `parameters` are those of the model `tensorrt_llm`, `tokenizer` is its folder.
 
     A batch is one request here (`max_batch_size` 1), so that tensors have the batch dimension that they have with
     TensorRT-LLM; requests are batched by the engine itself, which takes them one by one.
     """
-    return (_preprocessing(tokenizer), _engine(parameters), _postprocessing(tokenizer), _ensemble())
+    found = (_preprocessing(tokenizer), _engine(parameters), _postprocessing(tokenizer), _ensemble())
+    return (*found, bls_of(found[-1])) if bls else found
 
 
 def _preprocessing(tokenizer: str) -> Model:

@@ -15,81 +15,63 @@ from typing import Any
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
-import triton_openvino
 from blake3 import blake3
 from file_digests import digests_below
 from stage_file import Refused, StageFile, read_json, run, say, write_json
+from tokenizers import Tokenizer
+from triton_checks import problems
 from triton_config import Model, pbtxt
+from triton_kinds import XGRAMMAR, Served, served
 
-ENGINE, TOKENIZER = "/build/in/engine", "/build/in/tokenizer"
 #: What a tokenizer is read from, by whoever of server and proxy reads it.
 TOKENIZER_FILES = (
     "added_tokens.json", "chat_template.jinja", "config.json", "generation_config.json", "merges.txt",
     "special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json",
 )  # fmt: skip
-#: Program files that become a model's ``1/model.py``.
-CODE = {
-    "preprocessing": "triton_tokenize_model.py",
-    "tensorrt_llm": "triton_openvino_model.py",
-    "postprocessing": "triton_detokenize_model.py",
-}
 
 
 def build(stage: StageFile) -> None:
-    engine = stage.input("engine")
-    tokenizer = stage.inputs.get("tokenizer", engine)
-    if not (engine / "openvino_model.xml").is_file():
-        raise Refused("the engine is no OpenVINO folder: it has no openvino_model.xml")
+    found = served(stage.input("engine"), stage.parameters)
+    for problem in problems(found.models):
+        raise Refused(f"the models do not fit together: {problem}")
+    tokenizer = stage.inputs.get("tokenizer", stage.input("engine") / found.checkpoint)
     if not (tokenizer / "tokenizer.json").is_file():
         raise Refused("there is no tokenizer.json beside the tokenizer's other files")
-    limits = _limits(engine, stage.parameters)
-    models = triton_openvino.models(_parameters(limits, stage.parameters), TOKENIZER)
-    for model in models:
-        _write(stage.out / "repository" / model.name, model)
-    files = _engine_files(stage)
-    engine_hash = files_hash(files)
-    deployment = {
-        "deployment": 1,
-        "kind": "openvino",
-        "quantisation": _quantisation(engine),
-        "limits": limits,
-        "models": [model.name for model in models],
-        "tensors": "0.20",
-        "engine": {"hash": engine_hash, "files": files},
-        "tokenizer": _tokenizer(tokenizer),
-    }
+    for model in found.models:
+        _write(stage.out / "repository" / model.name, model, found)
+    for place, text in found.texts.items():
+        (stage.out / "repository" / place).write_text(text, encoding="utf-8")
+    if found.guided:
+        write_json(stage.out / XGRAMMAR, xgrammar_info(tokenizer))
+    deployment = _deployment(stage, found, tokenizer)
     write_json(stage.out / "deployment.json", deployment)
-    say(f"{len(models)} models; engine {engine_hash}")
+    say(f"{found.kind}: {len(found.models)} models; engine {deployment['engine']['hash']}")
 
 
-def _limits(engine: Path, asked: dict[str, Any]) -> dict[str, int]:
-    """Of one sequence in tokens, and of how many run at once."""
-    context = read_json(engine / "config.json").get("max_position_embeddings")
-    if not isinstance(context, int) or context < 1:
-        raise Refused(f"config.json says that max_position_embeddings is {context!r}")
-    wanted = asked["max_seq_len"] or context
-    if wanted > context:
-        raise Refused(f"max_seq_len is {wanted}, and the engine's model was made for {context} tokens")
-    return {"max_seq_len": wanted, "max_batch_size": asked["max_batch_size"]}
-
-
-def _parameters(limits: dict[str, int], asked: dict[str, Any]) -> dict[str, str]:
-    return {
-        "gpt_model_path": ENGINE,
-        "max_seq_len": str(limits["max_seq_len"]),
-        "max_batch_size": str(limits["max_batch_size"]),
-        "kv_cache_gib": str(asked["kv_cache_gib"]),
-        "enable_kv_cache_reuse": "true" if asked["kv_cache_reuse"] else "false",
-    }
-
-
-def _write(folder: Path, model: Model) -> None:
+def _write(folder: Path, model: Model, found: Served) -> None:
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text(pbtxt(model), encoding="utf-8")
-    if model.steps:
-        (folder / "1" / ".keep").touch()  # an empty folder is lost on the way through many tools
+    if model.name in found.code:
+        shutil.copyfile(Path(__file__).parent / found.code[model.name], folder / "1" / "model.py")
     else:
-        shutil.copyfile(Path(__file__).parent / CODE[model.name], folder / "1" / "model.py")
+        (folder / "1" / ".keep").touch()  # an empty folder is lost on the way through many tools
+
+
+def _deployment(stage: StageFile, found: Served, tokenizer: Path) -> dict[str, Any]:
+    files = _engine_files(stage)
+    read = {name: of for name, of in digests_below(tokenizer).items() if name in TOKENIZER_FILES}
+    folder = "" if "tokenizer" in stage.inputs else found.checkpoint
+    return {
+        "deployment": 1,
+        "kind": found.kind,
+        "quantisation": found.quantisation,
+        "limits": dict(found.limits),
+        "world": found.world,
+        "models": [model.name for model in found.models],
+        "tensors": found.tensors,
+        "engine": {"hash": files_hash(files), "files": files},
+        "tokenizer": {"hash": files_hash(read), "files": read, "folder": folder},
+    }
 
 
 def _engine_files(stage: StageFile) -> dict[str, Any]:
@@ -109,14 +91,26 @@ def files_hash(files: dict[str, Any]) -> str:
     return f"blake3:{blake3(text.encode()).hexdigest()}"
 
 
-def _tokenizer(folder: Path) -> dict[str, Any]:
-    files = {name: of for name, of in digests_below(folder).items() if name in TOKENIZER_FILES}
-    return {"hash": files_hash(files), "files": files}
+def xgrammar_info(folder: Path) -> dict[str, Any]:
+    """What TensorRT-LLM's C++ backend knows of a tokenizer for guided decoding, as its
+    ``generate_xgrammar_tokenizer_info.py`` writes it: tokens by number, the whole tokenizer, and what ends an answer.
+    """
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    return {
+        "encoded_vocab": sorted(vocabulary, key=vocabulary.__getitem__),
+        "tokenizer_str": tokenizer.to_str(),
+        "stop_token_ids": [_end(folder, vocabulary)],
+    }
 
 
-def _quantisation(engine: Path) -> str:
-    path = engine / "quantisation.json"
-    return str(read_json(path)["asked"]["mode"]) if path.is_file() else "unknown"
+def _end(folder: Path, vocabulary: dict[str, int]) -> int:
+    path = folder / "tokenizer_config.json"
+    token = read_json(path).get("eos_token") if path.is_file() else None
+    token = token["content"] if isinstance(token, dict) else token
+    if token not in vocabulary:
+        raise Refused(f"tokenizer_config.json says that {token!r} ends an answer, and the tokenizer does not know it")
+    return vocabulary[token]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from triton_config import Tensor
+from triton_config import Model, Tensor
 
 RENAMED = {"seed": "random_seed", "min_tokens": "min_length"}  # of new names, what they were before 0.20
 
@@ -68,3 +68,16 @@ TIMES = tuple(
 )
 TOKENS = (Tensor("output_ids", "INT32", (-1, -1)), Tensor("sequence_length", "INT32", (-1,)))
 LOG_PROBS = Tensor("output_log_probs", "FP32", (-1, -1))
+
+
+def bls_of(ensemble: Model) -> Model:
+    """The same from one model that calls the others, and so can put tokens together before they become text."""
+    return Model(
+        name="tensorrt_llm_bls",
+        backend="python",
+        max_batch_size=ensemble.max_batch_size,
+        decoupled=ensemble.decoupled,
+        inputs=ensemble.inputs,
+        outputs=ensemble.outputs,
+        parameters={"accumulate_tokens": "true", "tensorrt_llm_model_name": "tensorrt_llm"},
+    )

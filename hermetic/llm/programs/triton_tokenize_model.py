@@ -13,12 +13,17 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
+WORDS = (("STOP_WORDS_DICT", "STOP_WORDS_IDS"), ("BAD_WORDS_DICT", "BAD_WORDS_IDS"))
+
 
 class TritonPythonModel:
     """What Triton's python backend calls."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        folder = json.loads(args["model_config"])["parameters"]["tokenizer_dir"]["string_value"]
+        config = json.loads(args["model_config"])
+        folder = config["parameters"]["tokenizer_dir"]["string_value"]
+        outputs = {one["name"] for one in config["output"]}
+        self._words = [(name, ids) for name, ids in WORDS if ids in outputs]
         self._tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -33,10 +38,21 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"text_input is no UTF-8: {error}"))
         if not ids:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError("text_input is empty"))
+        tensors = [
+            pb_utils.Tensor("INPUT_ID", np.array([ids], np.int32)),
+            pb_utils.Tensor("REQUEST_INPUT_LEN", np.array([[len(ids)]], np.int32)),
+            pb_utils.Tensor("REQUEST_OUTPUT_LEN", length),
+        ]
         return pb_utils.InferenceResponse(
-            [
-                pb_utils.Tensor("INPUT_ID", np.array([ids], np.int32)),
-                pb_utils.Tensor("REQUEST_INPUT_LEN", np.array([[len(ids)]], np.int32)),
-                pb_utils.Tensor("REQUEST_OUTPUT_LEN", length),
-            ]
+            tensors + [pb_utils.Tensor(to, self._listed(request, name)) for name, to in self._words]
         )
+
+    def _listed(self, request: Any, name: str) -> np.ndarray[Any, Any]:
+        """Words as TensorRT-LLM takes them, ``[1, 2, n]``: all their tokens in a row, and where each word ends."""
+        tensor = pb_utils.get_input_tensor_by_name(request, name)
+        words = [] if tensor is None else [word.decode() for word in tensor.as_numpy().reshape(-1) if word]
+        encoded = [self._tokenizer.encode(word, add_special_tokens=False).ids for word in words]
+        flat = [token for ids in encoded for token in ids]
+        ends = np.cumsum([len(ids) for ids in encoded]).tolist()
+        ends += [-1] * (len(flat) - len(ends))
+        return np.array([[flat, ends]], np.int32).reshape(1, 2, -1)
