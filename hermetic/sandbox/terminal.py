@@ -44,7 +44,7 @@ class Terminal:
 
     def __enter__(self) -> Self:
         self._resize()
-        tty.setraw(self._user)
+        tty.setraw(self._user, termios.TCSANOW)  # what was typed ahead is not thrown away
         self._loop.add_reader(self._user, self._typed)
         self._loop.add_signal_handler(signal.SIGWINCH, self._resize)
         return self
@@ -52,7 +52,7 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         self._loop.remove_reader(self._user)
         self._loop.remove_signal_handler(signal.SIGWINCH)
-        termios.tcsetattr(self._user, termios.TCSADRAIN, self._before)
+        termios.tcsetattr(self._user, termios.TCSANOW, self._before)  # not to wait for who reads the screen
         os.close(self._typing)
 
     def show(self, data: bytes) -> None:
