@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from hermetic.llm import engine_lint
+from hermetic.llm import engine_lint, triton_lint
 from hermetic.llm.findings import Checks, Finding, Severity
 from hermetic.recipe import Host, Recipe, Stage
 
@@ -33,3 +33,4 @@ def host_environments(recipe: Recipe) -> Iterator[Finding]:
 
 
 RECIPES(engine_lint.findings)
+RECIPES(triton_lint.findings)

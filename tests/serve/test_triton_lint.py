@@ -1,0 +1,59 @@
+"""Findings about repositories, before anything is built."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hermetic.llm.triton_lint import promises
+
+RECIPE = """
+from hermetic import Image, Source
+from hermetic.llm import openvino, tensorrt_llm
+from hermetic.llm.triton import triton_repository
+
+image = Image("docker.io/example/trtllm:1.2.1")
+checkpoint = Source("checkpoint")
+engine = tensorrt_llm.Engine(
+    environment=image, checkpoint=checkpoint, release="1.2.1", options={"max_seq_len": 5120, "max_batch_size": 4},
+)
+good = triton_repository(engine, manifest=checkpoint, max_seq_len=5120, queue_delay_us=2500)
+bad = triton_repository(
+    engine, max_seq_len=6000, max_batch_size=8, parameters={"max_queue_delay_microseconds": "3000"},
+)
+small = openvino.Engine(weights=checkpoint, quantised=checkpoint)
+other = triton_repository(small, manifest=checkpoint, queue_size=3)
+default = good
+"""
+
+
+def test_repositories(cli, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").touch()
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    done = cli("lint", tmp_path / "recipe.py", "--json")
+    assert done.exit_code == 3, done.stderr
+    found = {
+        (one["where"], one["code"])
+        for one in map(json.loads, done.lines)
+        if "repository" in one["code"] or "queue" in one["code"]
+    }
+    assert found == {
+        ("bad: parameters.max_queue_delay_microseconds", "queue-parameter"),
+        ("bad: max_seq_len", "repository-over-engine"),
+        ("bad: max_batch_size", "repository-over-engine"),
+        ("bad: manifest", "repository-without-manifest"),
+        ("other: queue_size", "repository-setting"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("tokens", "prompt", "wrong"),
+    [(6000, 4000, ["max_tokens"]), (5120, 4096, []), (0, 0, []), (5120, 4097, ["max_prompt_tokens"])],
+)
+def test_a_policy_can_not_promise_more_than_the_engine(tokens: int, prompt: int, wrong: list[str]) -> None:
+    """Seed 002's 6,000 tokens on an engine that was built for 5,120."""
+    limits = {"max_seq_len": 5120, "max_input_len": 4096, "max_batch_size": 4}
+    assert [one.where for one in promises(limits, max_tokens=tokens, max_prompt_tokens=prompt)] == wrong
