@@ -95,7 +95,8 @@ class TestTerminal:
     def test_ctrl_c_reaches_the_program_and_not_the_driver(self, stage) -> None:
         screen = Terminal(["shell", stage])
         screen.until("it would run")
-        screen.type("test -t 0 && echo ter''minal; trap 'echo cau''ght' INT; echo wai''ting; cat\n")
+        # A shell of its own: the trap of one that had not yet started to wait would run after the wait.
+        screen.type("test -t 0 && echo ter''minal; sh -c \"trap 'echo cau''ght; exit' INT; echo wai''ting; read x\"\n")
         screen.until("terminal")
         screen.until("waiting")
         screen.type("\x03")
