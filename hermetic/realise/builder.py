@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -69,7 +70,11 @@ class Builder:
     resources: Resources
     listener: Listener
     keep_failed: bool = False
+    _storing: asyncio.Semaphore = field(init=False)
     _sources: dict[str, asyncio.Task[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._storing = asyncio.Semaphore(self.resources.cores)
 
     async def adopt(
         self, derivation: Derivation, equal: Realisation, resolved: ResolvedKey, inputs: Mapping[str, Realisation]
@@ -99,12 +104,13 @@ class Builder:
             lambda what, done, total: self._tell("progress", derivation, what=what, done=done, total=total),
         )
         places = await self.places(derivation, inputs)
-        # The GPU first: who waits for one must not keep cores from those who need none.
-        async with (
-            granted(derivation.stage.gpu, derivation.name, self.launcher, mounts, self._waits(derivation)) as given,
-            self.resources.use(derivation.stage),
-        ):
-            return await self._run(derivation, inputs, resolved, given, places)
+        async with AsyncExitStack() as held:
+            # The GPU first: who waits for one must not keep cores from those who need none.
+            waits = self._waits(derivation)
+            lease = granted(derivation.stage.gpu, derivation.name, self.launcher, mounts, waits)
+            given = await held.enter_async_context(lease)
+            await held.enter_async_context(self.resources.use(derivation.stage))
+            return await self._run(derivation, inputs, resolved, given, places, held)
 
     def _waits(self, derivation: Derivation) -> Callable[[str], None]:
         return lambda what: self._state(derivation, "waiting", because=f"it needs {what}")
@@ -121,6 +127,7 @@ class Builder:
         resolved: ResolvedKey | None,
         mounts: EnvironmentMounts,
         places: Mapping[str, str],
+        held: AsyncExitStack,
     ) -> Built:
         place = self.run.workspace()
         attempt = self.store.start_attempt(derivation.key, derivation.name)
@@ -142,8 +149,10 @@ class Builder:
                 conclusion = await harvester.conclude(ended)
                 good, warning = conclusion.outcome.value, conclusion.warning
                 output = Path(await asyncio.to_thread(harvester.take, conclusion, program.inputs))
-            self._state(derivation, "storing")
-            realisation = await asyncio.to_thread(self._take, derivation, inputs, resolved, output, attempt)
+            async with self._storing:
+                await held.aclose()  # the next stage may run; as many as run at once are stored at once
+                self._state(derivation, "storing")
+                realisation = await asyncio.to_thread(self._take, derivation, inputs, resolved, output, attempt)
             outcome = good
             return Built(realisation, outcome, warning, facts["used"])
         except HermeticError as error:
