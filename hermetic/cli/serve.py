@@ -12,6 +12,7 @@ from hermetic.errors import Domain, HermeticError
 #: Name: module under `hermetic.cli`, and its line in ``--help``.
 WAYS = {
     "triton": ("serve_triton", "Start Triton with an engine."),
+    "compose": ("serve_compose", "Write the files that start it: Docker Compose, Kubernetes, systemd."),
 }
 
 

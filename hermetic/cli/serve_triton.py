@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -18,6 +19,46 @@ from hermetic.serve.launch_ports import Ports
 from hermetic.serve.launch_signals import stopping
 
 _PORT = click.IntRange(1, 65535)
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def server_options(function: F) -> F:
+    """What every way of starting Triton can be told."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on."),
+    click.option("--http-port", type=_PORT, envvar="TRITON_HTTP_PORT", default=8000, show_default=True),
+    click.option("--grpc-port", type=_PORT, envvar="TRITON_GRPC_PORT", default=8001, show_default=True),
+    click.option("--metrics-port", type=_PORT, envvar="TRITON_METRICS_PORT", default=8002, show_default=True),
+    click.option(
+        "--to", type=click.Path(path_type=Path), help="The folder of links to engines [~/.cache/trtllm-engines]."
+    ),
+    click.option(
+        "--manifest", type=click.Path(exists=True), help="What vouches for the engine [its own manifest.json]."
+    ),
+    click.option("--tokenizer", type=click.Path(exists=True, file_okay=False), envvar="TOKENIZER_DIR"),
+    click.option("--repository", type=click.Path(exists=True, file_okay=False), envvar="MODEL_REPO"),
+    click.option("--max-batch-size", type=click.IntRange(min=1), help="Requests computed at once."),
+    click.option("--max-seq-len", type=click.IntRange(min=1), help="Tokens of a prompt and its answer together."),
+    click.option("--drain", type=click.IntRange(min=0), default=30, show_default=True, metavar="SECONDS"),
+)
+
+
+def settings_of(given: dict[str, Any]) -> Settings:
+    """The values of `server_options` that are about the server."""
+    ports = Ports(given["http_port"], given["grpc_port"], given["metrics_port"])
+    return Settings(given["host"], ports, given["drain"])
+
+
+def wish_of(target: str, sets: tuple[str, ...], store: str | None, given: dict[str, Any]) -> Wish:
+    """The values of `server_options` that are about what is served."""
+    chosen = {name: given[name] for name in ("max_batch_size", "max_seq_len") if given[name] is not None}
+    paths = {name: given[name] for name in ("manifest", "tokenizer", "repository")}
+    return Wish(target, str(given["to"] or default_folder()), sets, store, options=chosen, **paths)
 
 
 @click.command("triton")
@@ -25,32 +66,16 @@ _PORT = click.IntRange(1, 65535)
 @options.setting
 @options.store
 @options.as_json
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--http-port", type=_PORT, envvar="TRITON_HTTP_PORT", default=8000, show_default=True)
-@click.option("--grpc-port", type=_PORT, envvar="TRITON_GRPC_PORT", default=8001, show_default=True)
-@click.option("--metrics-port", type=_PORT, envvar="TRITON_METRICS_PORT", default=8002, show_default=True)
-@click.option("--to", type=click.Path(path_type=Path), help="The folder of links to engines [~/.cache/trtllm-engines].")
-@click.option("--manifest", type=click.Path(exists=True), help="What vouches for the engine [its own manifest.json].")
-@click.option("--tokenizer", type=click.Path(exists=True, file_okay=False), envvar="TOKENIZER_DIR")
-@click.option("--repository", type=click.Path(exists=True, file_okay=False), envvar="MODEL_REPO")
-@click.option("--max-batch-size", type=click.IntRange(min=1), help="Requests computed at once.")
-@click.option("--max-seq-len", type=click.IntRange(min=1), help="Tokens of a prompt and its answer together.")
-@click.option("--drain", type=click.IntRange(min=0), default=30, show_default=True, metavar="SECONDS")
-def command(
-    target: str, sets: tuple[str, ...], store: str | None, as_json: bool, to: Path | None, **given: Any
-) -> None:
+@server_options
+def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool, **given: Any) -> None:
     """Start Triton with an engine, and say when it is ready.
 
     A RECIPE's stage is a triton_repository, which is realised first. A NAME is the engine of TRTLLM_ENGINE_PATH if that
     is set, else of the profile, else ~/.cache/trtllm-engines/NAME. Every file of the engine is compared with its
     manifest before anything is started. SIGTERM and Ctrl-C let running requests end; a second one does not.
     """
-    ports = Ports(given["http_port"], given["grpc_port"], given["metrics_port"])
-    chosen = {name: given[name] for name in ("max_batch_size", "max_seq_len") if given[name] is not None}
-    paths = {name: given[name] for name in ("manifest", "tokenizer", "repository")}
-    wish = Wish(target, str(to or default_folder()), sets, store, options=chosen, **paths)
-    with prepared(wish) as found:
-        asyncio.run(_serve(found, Settings(given["host"], ports, given["drain"]), as_json=as_json))
+    with prepared(wish_of(target, sets, store, given)) as found:
+        asyncio.run(_serve(found, settings_of(given), as_json=as_json))
 
 
 async def _serve(found: Prepared, settings: Settings, *, as_json: bool) -> None:

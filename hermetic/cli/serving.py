@@ -43,10 +43,11 @@ class Wish:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A subject for `serving`, and what starts it."""
+    """A subject for `serving`, and what starts it. `link` is what shows the engine, if anything does."""
 
     subject: Subject
     launcher: Launcher
+    link: str = ""
 
 
 @contextmanager
@@ -111,7 +112,7 @@ def _of_engine(wish: Wish) -> Iterator[Prepared]:
     memo = Memo(os.path.join(settings.cache_folder(), "digests.json"))
     with store.begin() as run:
         engine = find_engine(wish.target, store, wish.links, os.environ)
-        console.note(f"{engine.name}: {os.path.realpath(engine.path)} ({engine.found})")
+        console.note(f"{engine.name}: {engine.path} ({engine.found})")
         _lease(run, store, engine.path)
         manifest = vouch(engine, wish.manifest, store)
         launcher = launcher_of(run, indexes(), memo)
@@ -125,7 +126,7 @@ def _of_engine(wish: Wish) -> Iterator[Prepared]:
                 folders |= {"manifest": os.path.dirname(manifest)} if manifest is not None else {}
                 laying = lay_out_repository(engine.name, launcher, folders, wish.options, str(workspace.path))
                 repository = asyncio.run(laying)
-            yield Prepared(Subject(engine.name, repository, engine.path, tokenizer), launcher)
+            yield Prepared(Subject(engine.name, repository, engine.path, tokenizer), launcher, engine.link)
 
 
 def _lease(run: Run, store: Store, path: str) -> None:

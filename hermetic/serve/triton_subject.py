@@ -18,11 +18,12 @@ _OVERRIDES = ("TRTLLM_ENGINE_PATH", "ENGINE_PATH")
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine folder, and how it was found: in words, for people."""
+    """An engine folder, and how it was found: in words, for people. `link` shows it as long as nobody switches it."""
 
     name: str
     path: str
     found: str
+    link: str = ""
 
 
 def find_engine(named: str, store: Store, links: str, environ: Mapping[str, str]) -> Engine:
@@ -40,10 +41,12 @@ def find_engine(named: str, store: Store, links: str, environ: Mapping[str, str]
     history = store.profile(named).history()
     if history:
         shown = store.profile(named).current() or history[-1]
-        found = Engine(named, shown.path(store.layout), f"profile {named}, generation {shown.number}")
+        link = shown.link if shown.is_shown(store.layout) else ""
+        found = Engine(named, shown.path(store.layout), f"profile {named}, generation {shown.number}", link)
         return _there(found, "profile-nowhere")
     link = os.path.join(links, named)
-    return _there(Engine(named, link, link), "profile-nowhere" if os.path.islink(link) else "no-engine")
+    found = Engine(named, os.path.realpath(link), link, link)
+    return _there(found, "profile-nowhere" if os.path.islink(link) else "no-engine")
 
 
 def _there(engine: Engine, reason: str) -> Engine:
