@@ -20,6 +20,10 @@ __all__ = ["Memo", "Signature", "is_settled", "signature"]
 Signature: TypeAlias = tuple[int, int, int, int, int, int]
 
 _SETTLED_NS = 2_000_000_000
+#: Bytes from which a digest is worth a line in the file: reading that line costs 15 µs, hashing so much about as long.
+_WORTH = 1 << 15
+#: Digests beyond which only those of this run are written, so that the file does not grow for ever.
+_MOST = 20_000
 
 
 def signature(status: os.stat_result) -> Signature:
@@ -84,7 +88,8 @@ class Memo:
             if known is not None and known[0] == mark:
                 return BlobDigest(known[1]), status.st_size, executable
             digest, size = hash_descriptor(descriptor)
-            if signature(os.fstat(descriptor)) == mark and is_settled(mark, time.time_ns()):
+            still = signature(os.fstat(descriptor)) == mark
+            if size >= _WORTH and still and is_settled(mark, time.time_ns()):
                 self._known[path] = (mark, digest.hex)
                 self._dirty = True
             return digest, size, executable
@@ -99,11 +104,16 @@ class Memo:
         try:
             os.makedirs(os.path.dirname(self.file), exist_ok=True)
             with open(temporary, "w", encoding="utf-8") as stream:
-                json.dump({path: [list(mark), digest] for path, (mark, digest) in self._known.items()}, stream)
+                json.dump({path: [list(mark), digest] for path, (mark, digest) in self._worth_keeping()}, stream)
             os.replace(temporary, self.file)
         except OSError:
             return
         self._dirty = False
+
+    def _worth_keeping(self) -> list[tuple[str, tuple[Signature, str]]]:
+        if len(self._known) <= _MOST:
+            return list(self._known.items())
+        return [(path, known) for path, known in self._known.items() if (path, True) in self.observed]
 
     def _read(self, file: str) -> None:
         try:
