@@ -25,6 +25,7 @@ from hermetic.sandbox import abi, runner
 from hermetic.sandbox.environments import EnvironmentMounts, identify
 from hermetic.sandbox.plan import LaunchPlan, Limits, Mount
 from hermetic.sandbox.runner import Exit
+from hermetic.serve.launch_libpython import with_libpython
 from hermetic.serve.launch_ports import Ports, insist_on_free
 from hermetic.serve.triton_deployment import Deployment, read_deployment, verify
 from hermetic.store import Run
@@ -97,7 +98,7 @@ async def serving(
     await asyncio.to_thread(verify, "engine", subject.engine, deployment.engine_files, whole=True)
     await asyncio.to_thread(verify, "tokenizer", subject.tokenizer, deployment.tokenizer_files, whole=False)
     environment = _known(launcher)
-    mounts = await launcher.environment(environment, lambda *_: None)
+    mounts = with_libpython(await launcher.environment(environment, lambda *_: None), launcher.identities[environment])
     with launcher.run.workspace() as workspace:
         place = str(workspace.path)
         plan = await asyncio.to_thread(_plan, subject, settings, mounts, place)
@@ -188,7 +189,10 @@ class _Tail:
             self._ready.set_result(None)
 
     def lines(self) -> list[str]:
-        return self._text.decode("utf-8", "replace").splitlines()[-_TAIL:]
+        """The end of it, without the tables that Triton prints whatever happens."""
+        lines = self._text.decode("utf-8", "replace").splitlines()
+        said = [line for line in lines if not line.startswith(("+-", "| ")) or "UNAVAILABLE" in line]
+        return [" ".join(line.split()) for line in said if line.strip()][-_TAIL:]
 
 
 def _failed(ended: Exit, tail: _Tail) -> HermeticError:

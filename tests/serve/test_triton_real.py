@@ -275,6 +275,21 @@ def test_a_kill_leaves_nothing(tiny: Tiny) -> None:
     assert {name for name in set(os.listdir("/dev/shm")) - before if "hermetic" in name} == set()
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["Unable to allocate pinned", "loading: tensorrt_llm", "TRITONBACKEND_ModelInst"])
+def test_a_signal_while_it_starts_leaves_nothing(tiny: Tiny, moment: str, number: signal.Signals) -> None:
+    with triton_kit.starting(triton_kit.RECIPE) as (process, port):
+        assert any(moment in line for line in process.stderr)  # type: ignore[union-attr]  # it is a pipe
+        processes = inside(port)
+        assert processes
+        process.send_signal(number)
+        for one in processes:
+            assert select.select([one], [], [], 60)[0], "it lives on"
+            os.close(one)
+        assert process.wait() == (-9 if number == signal.SIGKILL else 130)
+    assert inside(port) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_requests_that_run_come_to_their_end(tiny: Tiny, number: signal.Signals) -> None:
     with serving(triton_kit.RECIPE) as server, triton.InferenceServerClient(server.grpc) as client:

@@ -80,6 +80,21 @@ class Server:
 
 
 @contextmanager
+def starting(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The server from its first moment on, and its HTTP port; what it says is on its stderr, unread."""
+    http, grpc, metrics = map(str, free_ports(3))
+    ports = ("--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics)
+    command = [sys.executable, "-m", "hermetic", "serve", "triton", *map(str, arguments), *ports]
+    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment(), **pipes) as process:
+        try:
+            yield process, int(http)
+        finally:
+            process.kill()
+            process.stderr.read()  # type: ignore[union-attr]  # it is a pipe
+
+
+@contextmanager
 def serving(*arguments: str | Path, **variables: str) -> Iterator[Server]:
     """The server once it is ready; killed on the way out if it has not ended by then."""
     http, grpc, metrics = map(str, free_ports(3))

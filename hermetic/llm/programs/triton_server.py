@@ -33,7 +33,7 @@ def main() -> int:
         asked = json.load(stream)["parameters"]
     _lay_out_backend(BACKENDS / "python")
     _write_shell(TOOLS)
-    libraries = f"{LIBRARIES}:/build/env/system"
+    libraries = f"{LIBRARIES}:/build/env/system:/build/env/libpython"
     variables = os.environ | {"HWLOC_HIDE_ERRORS": "2"}  # OpenVINO's threads ask for /sys, which a sandbox has not
     variables |= {"LD_LIBRARY_PATH": libraries, "PATH": f"{TOOLS}:{os.environ['PATH']}"}
     with subprocess.Popen(_command(asked), stdin=subprocess.DEVNULL, env=variables) as server:
