@@ -1,21 +1,226 @@
-{ pkgs, system }:
+# What flake.nix offers for one system: packages, and functions to make more of them.
+{
+  pkgs,
+  system,
+  images ? builtins.fromJSON (builtins.readFile ./images.json),
+  relaxed ? false,
+}:
 let
   inherit (pkgs) lib;
-  driver = import ./stages.nix { inherit pkgs system; };
+  driver = import ./stages.nix {
+    inherit
+      images
+      pkgs
+      relaxed
+      system
+      ;
+  };
+  read = file: builtins.fromJSON (builtins.readFile file);
+
+  templates = read ./templates.nix.json;
+  fromTemplate =
+    given: change:
+    driver.stagesOf {
+      graph = lib.recursiveUpdate templates { stages = change; };
+      root = ./.;
+      inherit given;
+    };
+  # `recursiveUpdate` keeps what it is not told about: null stands for "as the template says".
+  given = lib.filterAttrs (_: value: value != null);
+
+  # The stages of an exported graph, by name. `root` is where the recipe's sources lie.
   fromRecipe =
     {
       export,
       root ? dirOf export,
+      given ? { },
     }:
-    driver.stagesOf {
-      graph = builtins.fromJSON (builtins.readFile export);
-      inherit root;
+    let
+      graph = read export;
+      stages = driver.stagesOf { inherit given graph root; };
+    in
+    stages // lib.optionalAttrs (graph ? default) { default = stages.${graph.default}; };
+
+  # A model of a Hub, by the entry of a lock file that `hermetic lock` wrote.
+  mkHfModel =
+    {
+      hfModel,
+      revision ? "main",
+      lock ? ../recipes/qwen3.lock.json,
+      files ? null,
+    }:
+    let
+      uri = "hf://${hfModel}@${revision}";
+      entry =
+        (read lock).fixed.${uri}
+          or (throw "${uri} is not locked: name it in a recipe with hub_snapshot, run hermetic lock, and give its lock");
+      wanted = lib.filterAttrs (
+        name: file: file ? sha256 && (files == null || builtins.elem name files)
+      ) entry.files;
+    in
+    driver.fixedOf {
+      name = baseNameOf hfModel;
+      files = lib.mapAttrs (name: file: {
+        inherit (file) sha256;
+        url = "https://huggingface.co/${hfModel}/resolve/${entry.commit}/${name}";
+      }) wanted;
     };
-  tiny = fromRecipe { export = ../recipes/tiny_qwen3.nix.json; };
+
+  # An engine of a checkpoint as a Hub has it, built by trtllm-bench and harvested when it hangs.
+  mkEngine =
+    {
+      name,
+      hfModel, # a name that `lock` pins, or a folder: a path or a derivation
+      revision ? "main",
+      lock ? ../recipes/qwen3.lock.json,
+      quantization ? null,
+      tensorParallelSize ? 1,
+      pipelineParallelSize ? 1,
+      maxBatchSize ? 8,
+      maxSeqLen ? 16384,
+      maxNumTokens ? 8192,
+      gpu ? null, # { product; memory_gib; sm; count; }, as `hermetic doctor` prints it
+      environment ? null, # the name of an environment in nix/templates.nix.json
+      moeTensorParallelSize ? null,
+      moeExpertParallelSize ? null,
+      moePlugin ? null,
+    }:
+    let
+      named = builtins.isString hfModel && !(lib.hasPrefix "/" hfModel);
+      model = if named then mkHfModel { inherit hfModel revision lock; } else hfModel;
+      moe = given { inherit moeTensorParallelSize moeExpertParallelSize moePlugin; };
+      stages = fromTemplate { "placeholder/model" = model; } {
+        engine =
+          {
+            parameters = {
+              model = if named then hfModel else name;
+              quantisation = if quantization == null then "" else quantization;
+              options =
+                {
+                  max_batch_size = maxBatchSize;
+                  max_seq_len = maxSeqLen;
+                  max_num_tokens = maxNumTokens;
+                  tp_size = tensorParallelSize;
+                  pp_size = pipelineParallelSize;
+                }
+                // lib.optionalAttrs (quantization != null) { inherit quantization; };
+            };
+            harvest.config = lib.optionalAttrs (quantization != null) {
+              "pretrained_config.quantization.quant_algo" = quantization;
+            };
+          }
+          // given { inherit environment gpu; };
+      };
+    in
+    if moe != { } then
+      throw "trtllm-bench build has no options for experts; convert a checkpoint with them, in a recipe"
+    else
+      stages.engine;
+
+  # What Triton loads for an engine.
+  mkTritonRepo =
+    {
+      engine,
+      maxBatchSize ? null,
+      maxSeqLen ? null,
+      kvCacheGib ? null,
+      kvCacheReuse ? null,
+    }:
+    let
+      stages = fromTemplate { "placeholder/engine" = engine; } {
+        repository.parameters = given {
+          max_batch_size = maxBatchSize;
+          max_seq_len = maxSeqLen;
+          kv_cache_gib = kvCacheGib;
+          kv_cache_reuse = kvCacheReuse;
+        };
+      };
+    in
+    stages.repository;
+
+  # A program that starts Triton with the engine of TRTLLM_ENGINE_PATH, or ~/.cache/trtllm-engines/<name>.
+  mkTritonServerRuntime =
+    {
+      name,
+      httpPort ? 8000,
+      grpcPort ? 8001,
+      metricsPort ? 8002,
+      worldSize ? 1,
+    }:
+    if worldSize != 1 then
+      throw "an engine says how many ranks it has; hermetic serve starts them"
+    else
+      pkgs.writeShellScriptBin "tritonserver-${name}" ''
+        export TRITON_HTTP_PORT="''${TRITON_HTTP_PORT:-${toString httpPort}}"
+        export TRITON_GRPC_PORT="''${TRITON_GRPC_PORT:-${toString grpcPort}}"
+        export TRITON_METRICS_PORT="''${TRITON_METRICS_PORT:-${toString metricsPort}}"
+        [ -z "''${TRTLLM_TOKENIZER_PATH:-}" ] || export TOKENIZER_DIR="$TRTLLM_TOKENIZER_PATH"
+        exec ${hermetic}/bin/hermetic serve triton ${lib.escapeShellArg name} "$@"
+      '';
+
+  # A program that answers OpenAI's API in front of that Triton.
+  mkOpenAIProxy =
+    {
+      name,
+      port ? 9000,
+      triton ? "localhost:8001",
+    }:
+    pkgs.writeShellScriptBin "openai-${name}" ''
+      exec ${hermetic}/bin/hermetic serve openai ${lib.escapeShellArg name} \
+        --triton "''${TRITON_GRPC_URL:-${triton}}" --port "''${OPENAI_PORT:-${toString port}}" "$@"
+    '';
+
+  # The command: its own sources, and the packages of requirements/base.txt by hash.
+  environment = driver.environmentOf templates.environments.${templates.stages.command.environment};
+  source = builtins.path {
+    name = "hermetic";
+    path = ../.;
+    filter =
+      path: type:
+      let
+        name = baseNameOf path;
+      in
+      name != "__pycache__" && (path == toString ../hermetic || lib.hasPrefix "${toString ../hermetic}/" path);
+  };
+  hermetic = pkgs.writeShellScriptBin "hermetic" ''
+    export PYTHONPATH=${source}:${environment.wheels}
+    export LD_LIBRARY_PATH=${environment.libraries}''${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    export PATH=${environment.wheels}/bin:${pkgs.bubblewrap}/bin:$PATH
+    exec ${environment.python}/bin/python3.11 -P -B -m hermetic "$@"
+  '';
+
+  # One engine of each recipe that was exported, named after it.
+  exported = lib.filterAttrs (name: _: lib.hasSuffix ".nix.json" name) (builtins.readDir ../recipes);
+  recipes = lib.mapAttrs' (
+    file: _:
+    let
+      name = lib.removeSuffix ".nix.json" file;
+    in
+    lib.nameValuePair name (fromRecipe { export = ../recipes + "/${file}"; })
+  ) exported;
+  engines = lib.mapAttrs' (
+    name: stages: lib.nameValuePair (lib.replaceStrings [ "_" ] [ "-" ] name) stages.default
+  ) recipes;
 in
 {
-  packages = {
-    tiny = tiny.engine;
-    tiny-weights = tiny.weights;
+  inherit
+    fromRecipe
+    mkEngine
+    mkHfModel
+    mkOpenAIProxy
+    mkTritonRepo
+    mkTritonServerRuntime
+    recipes
+    ;
+
+  packages = engines // {
+    default = hermetic;
+    inherit hermetic;
+    tiny-engine = recipes.tiny_qwen3.engine;
+    qwen3-32b-engine = recipes.qwen3.nvfp4_engine;
+  };
+  checks = {
+    command = (fromTemplate { } { }).command;
+    tiny-smoke = recipes.tiny_qwen3.smoke;
   };
 }

@@ -14,9 +14,10 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -119,7 +120,11 @@ def _lay_out(spec: Spec) -> None:
         shutil.copyfile(path, f"{abi.PROGRAM}/{name}")
         os.chmod(f"{abi.PROGRAM}/{name}", 0o555 if os.access(path, os.X_OK) else 0o444)
     for role, path in spec.inputs.items():
-        _place(path, f"{abi.IN}/{role}", mounted=bool(spec.image))
+        if not spec.image:
+            os.symlink(path, f"{abi.IN}/{role}")
+        else:
+            for source, place in _bound(path, f"{abi.IN}/{role}"):
+                _make_place(source, place)
     for name, path in (("python", spec.python), ("wheels", spec.wheels)):
         if path:
             os.symlink(path, f"{abi.ENV}/{name}")
@@ -134,19 +139,27 @@ def _lay_out(spec: Spec) -> None:
         stream.write(encode(described))
 
 
-def _place(path: str, target: str, *, mounted: bool) -> None:
-    """A symlink, or an empty place that the input is bound to where something can bind."""
-    if not mounted:
-        os.symlink(path, target)
-    elif os.path.isdir(path):
-        os.mkdir(target)
+def _bound(path: str, place: str) -> Iterator[tuple[str, str]]:
+    """What is bound where, for an input to be seen at `place`: all of it, or what its links stand for, one by one."""
+    if not os.path.isdir(path) or not any(entry.is_symlink() for entry in os.scandir(path)):
+        yield os.path.realpath(path), place
+        return
+    for name in sorted(os.listdir(path)):
+        yield from _bound(f"{path}/{name}", f"{place}/{name}")
+
+
+def _make_place(source: str, place: str) -> None:
+    """Something to bind over."""
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    if os.path.isdir(source):
+        os.mkdir(place)
     else:
-        open(target, "wb").close()
+        open(place, "wb").close()
 
 
 def _plan(spec: Spec, argv: list[str]) -> LaunchPlan:
     """What is run, as the other driver would; of it only the command and the variables are used."""
-    given = {"PYTHONPATH": f"{abi.ENV}/wheels"} if spec.wheels else {}
+    given = {"PYTHONPATH": f"{abi.ENV}/wheels"} if spec.python else {}
     if spec.image:
         with open(f"{spec.image}/variables.json", "rb") as stream:
             given |= json.load(stream)
@@ -162,7 +175,7 @@ def _entered(spec: Spec, plan: LaunchPlan) -> tuple[list[str], list[int]]:
     words = [spec.bwrap, "--ro-bind", plan.root, "/", "--bind", abi.BUILD, abi.BUILD, "--bind", abi.TMP, "/tmp"]  # noqa: S108
     words += ["--bind", "/proc", "/proc", "--dev-bind", "/dev", "/dev"]
     for role, path in spec.inputs.items():
-        words += ["--ro-bind", os.path.realpath(path), f"{abi.IN}/{role}"]
+        words += [word for pair in _bound(path, f"{abi.IN}/{role}") for word in ("--ro-bind", *pair)]
     descriptors = []
     for name, text in abi.ETC.items():
         descriptors.append(os.memfd_create(name))
@@ -198,17 +211,17 @@ class _Stage:
         """The folder that the stage leaves. Raises `HermeticError` (build/…, timeout/…)."""
         starting = self._spec.command if self._spec.entry.endswith(".py") else ()
         plan = _plan(self._spec, [*starting, f"{abi.PROGRAM}/{self._spec.entry}"])
-        process = await _start(self._spec, plan)
-        assert process.stdout is not None
-        reading = asyncio.create_task(self._read(process.stdout))
+        process = _start(self._spec, plan)
+        reading = asyncio.create_task(self._read(process))
         session = self._session()
         overseer = asyncio.create_task(session.oversee() if session is not None else self._limits())
-        ending = asyncio.create_task(process.wait())
+        # Not asyncio's own wait: that goes on for as long as any child left behind holds the pipe.
+        ending = asyncio.create_task(asyncio.to_thread(process.wait))
         await asyncio.wait({overseer, ending}, return_when=asyncio.FIRST_COMPLETED)
         stopped = not ending.done()
         said = overseer.result() if overseer.done() else None
         overseer.cancel()
-        await _kill_all(self._tree, process)
+        await _kill_all(self._tree, ending)
         await ending
         await reading
         return await self._judge(process.returncode or 0, session, said, stopped=stopped)
@@ -222,7 +235,9 @@ class _Stage:
         watch = Watch(WatchLimits(float(self._harvest.settle), wall, silence), time.monotonic())
         return Session(self._harvest, self._site, watch)
 
-    async def _read(self, stream: asyncio.StreamReader) -> None:
+    async def _read(self, process: subprocess.Popen[bytes]) -> None:
+        stream = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), process.stdout)
         while data := await stream.read(_CHUNK):
             self._heard = time.monotonic()
             sys.stderr.buffer.write(data)
@@ -278,14 +293,14 @@ async def _nobody(_folder: str, _files: object) -> str:
     return "no program judges here"
 
 
-async def _start(spec: Spec, plan: LaunchPlan) -> asyncio.subprocess.Process:
+def _start(spec: Spec, plan: LaunchPlan) -> subprocess.Popen[bytes]:
     words, descriptors = _entered(spec, plan)
     try:
-        return await asyncio.create_subprocess_exec(
-            *words,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             env=_variables(spec, plan),
             cwd=abi.CWD,
             pass_fds=descriptors,
@@ -296,18 +311,15 @@ async def _start(spec: Spec, plan: LaunchPlan) -> asyncio.subprocess.Process:
             os.close(descriptor)
 
 
-async def _kill_all(tree: Tree, process: asyncio.subprocess.Process) -> None:
+async def _kill_all(tree: Tree, ending: asyncio.Task[int]) -> None:
     """Everything that the stage started, whatever it did to get away: this process is what they fall back to."""
-    if process.returncode is None:
-        process.kill()
-        await process.wait()
     while pids := tree.processes():
         for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        while _reap():
+        while ending.done() and _reap():
             pass
         await asyncio.sleep(0.002)
 
@@ -329,8 +341,7 @@ async def _require_gpu(spec: Spec) -> None:
     assert spec.gpu is not None
     probe = f"{abi.PROGRAM}/gpu_probe.py"
     plan = _plan(spec, [*spec.command, probe])
-    process = await _start(spec, plan)
-    said, _ = await process.communicate()
+    said, _ = await asyncio.to_thread(_start(spec, plan).communicate)
     os.unlink(probe)
     try:
         seen = json.loads(said)

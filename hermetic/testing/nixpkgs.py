@@ -13,8 +13,9 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from hermetic.fetch.wheels import find_uv
@@ -33,6 +34,7 @@ _SITE: Final = (
     "typing-extensions",
     "typing-inspection",
 )
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 _APPLETS: Final = """
 basename cat chmod cp cut dirname echo env grep head id ls mkdir mv
 printf pwd readlink rm sed sh sleep sort tail tar test touch tr true uname wget xargs
@@ -40,11 +42,17 @@ printf pwd readlink rm sed sh sleep sort tail tar test touch tr true uname wget 
 
 
 def prepare(
-    target: Path, expressions: Path, *, files: Iterable[Path] = (), images: Iterable[StandinImage] = ()
+    target: Path,
+    expressions: Path,
+    *,
+    files: Iterable[Path] = (),
+    images: Iterable[StandinImage] = (),
+    variables: Mapping[str, str] = _NOTHING,
 ) -> None:
     """Fill the new folder `target` with the flake; `expressions` is the folder ``nix/testing``.
 
-    `files` are what its fetchers find, by sha256; `images` what ``pullImage`` does, by their manifests' digests.
+    `files` are what its fetchers find, by sha256; `images` what ``pullImage`` does, by their manifests' digests, with
+    `variables` added to their own (a stand-in for TensorRT-LLM behaves as they say).
     Needs busybox, bwrap and uv on this machine.
     """
     target.mkdir(parents=True)
@@ -65,7 +73,7 @@ def prepare(
         _link(file, target / "files" / _sha256(file))
     (target / "images").mkdir()
     for image in images:
-        _archive(image, target / "images" / f"{image.digest.removeprefix('sha256:')}.tar")
+        _archive(image, target / "images" / f"{image.digest.removeprefix('sha256:')}.tar", variables)
 
 
 def _shell(folder: Path) -> None:
@@ -112,16 +120,18 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _archive(image: StandinImage, target: Path) -> None:
+def _archive(image: StandinImage, target: Path, variables: Mapping[str, str]) -> None:
     """The layout's image as ``docker save`` would write it, which is what ``pullImage`` gives."""
     blobs = image.folder / "blobs/sha256"
     manifest: dict[str, Any] = json.loads((blobs / image.digest.removeprefix("sha256:")).read_bytes())
     digests = [layer["digest"].removeprefix("sha256:") for layer in manifest["layers"]]
     config = manifest["config"]["digest"].removeprefix("sha256:")
+    settings: dict[str, Any] = json.loads((blobs / config).read_bytes())
+    settings["config"]["Env"] += [f"{name}={text}" for name, text in variables.items()]
     described = [{"Config": f"{config}.json", "RepoTags": [], "Layers": [f"{digest}.tar" for digest in digests]}]
     with tarfile.open(target, "w") as archive:
         _add(archive, "manifest.json", json.dumps(described).encode())
-        _add(archive, f"{config}.json", (blobs / config).read_bytes())
+        _add(archive, f"{config}.json", json.dumps(settings).encode())
         for digest in dict.fromkeys(digests):
             archive.add(blobs / digest, f"{digest}.tar")
 

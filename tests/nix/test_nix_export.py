@@ -14,27 +14,27 @@ from hermetic.errors import HermeticError
 from hermetic.nix.export import document, export_path, text
 from hermetic.recipe import load
 
-RECIPES = ("qwen3.py", "tiny_qwen3.py")
+RECIPES = ("nix/templates.py", "recipes/qwen3.py", "recipes/tiny_qwen3.py")
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_exported_graph_is_what_the_recipe_says(name: str, repository: Path) -> None:
     """Drift is a failure; no index is asked, since the locks are those of the file."""
-    path = repository / "recipes" / name
+    path = repository / name
     kept = Path(export_path(str(path))).read_text("utf-8")
     assert text(document(str(path), {}, before=json.loads(kept))) == kept
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_nothing_of_this_machine_is_in_it(name: str, repository: Path) -> None:
-    kept = Path(export_path(str(repository / "recipes" / name))).read_text("utf-8")
+    kept = Path(export_path(str(repository / name))).read_text("utf-8")
     for word in (str(repository), os.path.realpath(sys.executable), "interpreter", "/usr/", "/home"):
         assert word not in kept
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_stage_of_the_recipe_is_there_with_its_parameters(name: str, repository: Path) -> None:
-    path = str(repository / "recipes" / name)
+    path = str(repository / name)
     stages = json.loads(Path(export_path(path)).read_text("utf-8"))["stages"]
     recipe = load(path)
     assert set(stages) == set(recipe.names.values())

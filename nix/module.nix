@@ -1,0 +1,144 @@
+# services.hermetic: Triton with an engine, and OpenAI's API in front of it, as hardened systemd services.
+self:
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.services.hermetic;
+  made = self.lib.${pkgs.stdenv.hostPlatform.system};
+  # TensorRT and CUDA map memory that is written and executed, so MemoryDenyWriteExecute stays off.
+  hardened = {
+    CapabilityBoundingSet = "";
+    LockPersonality = true;
+    NoNewPrivileges = true;
+    PrivateTmp = true;
+    ProtectClock = true;
+    ProtectControlGroups = true;
+    ProtectHome = "read-only";
+    ProtectHostname = true;
+    ProtectKernelLogs = true;
+    ProtectKernelModules = true;
+    ProtectKernelTunables = true;
+    ProtectSystem = "strict";
+    RestrictRealtime = true;
+    RestrictSUIDSGID = true;
+    UMask = "0077";
+  };
+  common = {
+    Restart = "on-failure";
+    User = cfg.user;
+    Group = cfg.group;
+    StateDirectory = "hermetic";
+    RuntimeDirectory = "hermetic";
+  };
+  variables = {
+    HERMETIC_STORE = "/var/lib/hermetic/store";
+    XDG_RUNTIME_DIR = "/run/hermetic";
+  };
+in
+{
+  options.services.hermetic = {
+    enable = lib.mkEnableOption "serving an engine with Triton";
+    name = lib.mkOption {
+      type = lib.types.str;
+      example = "qwen3";
+      description = "What the model is called.";
+    };
+    engine = lib.mkOption {
+      type = lib.types.path;
+      description = "The engine's folder: a package of this flake, or any other path.";
+    };
+    tokenizer = lib.mkOption {
+      type = lib.types.nullOr lib.types.path;
+      default = null;
+      description = "The tokenizer's folder; null for the engine's own.";
+    };
+    httpPort = lib.mkOption {
+      type = lib.types.port;
+      default = 8000;
+      description = "Triton's HTTP port.";
+    };
+    grpcPort = lib.mkOption {
+      type = lib.types.port;
+      default = 8001;
+      description = "Triton's gRPC port.";
+    };
+    metricsPort = lib.mkOption {
+      type = lib.types.port;
+      default = 8002;
+      description = "The port of Triton's metrics.";
+    };
+    openai = {
+      enable = lib.mkEnableOption "OpenAI's API in front of Triton";
+      port = lib.mkOption {
+        type = lib.types.port;
+        default = 9000;
+        description = "The port of OpenAI's API.";
+      };
+    };
+    user = lib.mkOption {
+      type = lib.types.str;
+      default = "hermetic";
+      description = "The user that both services run as.";
+    };
+    group = lib.mkOption {
+      type = lib.types.str;
+      default = "hermetic";
+      description = "The group that both services run as.";
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    users.users = lib.mkIf (cfg.user == "hermetic") {
+      hermetic = {
+        isSystemUser = true;
+        inherit (cfg) group;
+      };
+    };
+    users.groups = lib.mkIf (cfg.group == "hermetic") { hermetic = { }; };
+
+    systemd.services.hermetic-triton = {
+      description = "Triton with the engine ${cfg.name}";
+      wantedBy = [ "multi-user.target" ];
+      after = [ "network.target" ];
+      environment =
+        variables
+        // {
+          TRTLLM_ENGINE_PATH = toString cfg.engine;
+        }
+        // lib.optionalAttrs (cfg.tokenizer != null) { TRTLLM_TOKENIZER_PATH = toString cfg.tokenizer; };
+      serviceConfig =
+        common
+        // hardened
+        // {
+          ExecStart = "${
+            made.mkTritonServerRuntime { inherit (cfg) name httpPort grpcPort metricsPort; }
+          }/bin/tritonserver-${cfg.name}";
+          TimeoutStopSec = 60; # running requests may end
+        };
+    };
+
+    systemd.services.hermetic-openai = lib.mkIf cfg.openai.enable {
+      description = "OpenAI's API for ${cfg.name}";
+      wantedBy = [ "multi-user.target" ];
+      wants = [ "hermetic-triton.service" ];
+      after = [ "hermetic-triton.service" ];
+      environment = variables;
+      serviceConfig =
+        common
+        // hardened
+        // {
+          ExecStart = "${
+            made.mkOpenAIProxy {
+              inherit (cfg) name;
+              inherit (cfg.openai) port;
+              triton = "localhost:${toString cfg.grpcPort}";
+            }
+          }/bin/openai-${cfg.name}";
+        };
+    };
+  };
+}

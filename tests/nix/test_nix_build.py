@@ -1,0 +1,248 @@
+"""Nix builds what a recipe says: the same trees, once, in its own sandbox."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from nix_machine import Nix, tree
+
+from hermetic.testing.hub import Hub
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+class TestFlake:
+    def test_it_shows_what_it_has(self, nix: Nix) -> None:
+        shown = json.loads(nix("flake", "show", "", "--json").stdout)
+        for system in ("aarch64-linux", "x86_64-linux"):
+            assert {"default", "hermetic", "qwen3-32b-engine", "tiny-engine"} <= set(shown["packages"][system])
+            assert set(shown["apps"][system]) == {"default", "openai-qwen3", "tritonserver-qwen3"}
+            assert set(shown["checks"][system]) == {"command", "tiny-smoke"}
+            assert set(shown["devShells"][system]) == {"default"}
+        assert {"formatter", "lib", "nixosModules", "overlays"} <= set(shown)
+
+    def test_its_checks_pass_and_the_store_is_whole(self, nix: Nix) -> None:
+        nix("flake", "check", "")
+        verify = ["nix-store", "--store", str(nix.root), "--verify", "--check-contents"]
+        assert subprocess.run(verify, check=False, capture_output=True).returncode == 0
+
+    def test_the_command_runs(self, nix: Nix) -> None:
+        assert nix("run", "", "--", "--version").stdout.startswith("hermetic, version")
+
+    def test_the_server_starts_what_hermetic_serves_with(self, nix: Nix) -> None:
+        assert "hermetic serve triton" in nix("run", "#tritonserver-qwen3", "--", "--help").stdout
+
+    def test_a_server_without_an_engine_says_so(self, nix: Nix) -> None:
+        done = nix("run", "#tritonserver-qwen3", ok=False)
+        assert done.exit_code not in (0, 1), done.stderr
+        assert "qwen3" in done.stderr
+
+    def test_no_path_of_this_machine_is_in_a_derivation(self, nix: Nix, repository: Path) -> None:
+        shown = nix("show-derivation", "-r", "#tiny-engine").stdout
+        assert "/nix/store/" in shown
+        for word in (str(repository), str(nix.root), "/usr/bin", os.path.expanduser("~")):
+            assert word not in shown
+
+    def test_inside_git_it_is_the_same_derivation(self, nix: Nix, tmp_path: Path) -> None:
+        outside = nix("eval", "#packages.x86_64-linux.tiny-engine.drvPath").stdout
+        copy = tmp_path / "checkout"
+        shutil.copytree(nix.flake, copy, symlinks=True)
+        git = ["git", "-C", str(copy), "-c", "user.name=test", "-c", "user.email=test@example.com"]
+        for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "all"]):
+            subprocess.run([*git, *words], check=True)
+        inside = nix("eval", f"git+file://{copy}#packages.x86_64-linux.tiny-engine.drvPath").stdout
+        assert inside == outside
+
+
+class TestTiny:
+    def test_every_stage_has_the_tree_of_the_other_driver(self, nix: Nix, cli, repository: Path) -> None:
+        recipe = repository / "recipes/tiny_qwen3.py"
+        result = cli("realise", recipe)
+        assert result.exit_code == 0, result.stderr
+        built, done = nix.build("tiny-engine")
+        assert tree(built) == tree(result.lines[0])
+        for stage in ("weights", "quantised"):
+            here = next(path for path in (nix.root / "nix/store").iterdir() if path.name.endswith(f"-{stage}"))
+            assert tree(here) == tree(cli("path", f"{recipe}#{stage}").lines[0])
+        assert "/nix/store" not in done.stderr.partition("engine is tree")[2]
+
+    def test_building_again_builds_and_adds_nothing(self, nix: Nix) -> None:
+        nix.build("tiny-engine")
+        before = nix.paths()
+        _, done = nix.build("tiny-engine")
+        assert (done.built, nix.paths()) == ([], before)
+
+
+@pytest.fixture(scope="module")
+def qwen3(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``recipes/qwen3.py``, locked and exported with a Hub and an image that are stand-ins."""
+    folder = tmp_path_factory.mktemp("qwen3")
+    for name in ("qwen3.py", "tiny_qwen3/calibration.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(RECIPES / name, folder / name)
+    return folder
+
+
+class TestQwen3:
+    def test_the_graph_has_the_trees_of_the_other_driver(self, nix: Nix, qwen3: Path, cli, monkeypatch) -> None:
+        chosen = ("--set", f"image={nix.image.reference}")
+        with Hub() as hub:
+            monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+            files = {path.name: path.read_bytes() for path in (RECIPES / "tiny_qwen3/model").iterdir()}
+            hub.repository("Qwen/Qwen3-32B").commit({**files, "README.md": b"---\nlicense: apache-2.0\n---\n"})
+            assert cli("lock", "qwen3.py", *chosen, cwd=qwen3).exit_code == 0
+            ours = {}
+            for stage in ("nvfp4_engine", "engine", "manifest"):
+                result = cli("realise", f"qwen3.py#{stage}", *chosen, cwd=qwen3)
+                assert result.exit_code == 0, result.stderr
+                ours[stage] = tree(result.lines[0])
+        shutil.copy(RECIPES / "qwen3.nix.json", qwen3)  # which has the wheels of its locks, so no index is asked
+        assert cli("nix", "export", "qwen3.py", *chosen, cwd=qwen3).exit_code == 0
+        for name in ("qwen3.py", "qwen3.lock.json", "qwen3.nix.json"):
+            shutil.copy(qwen3 / name, nix.flake / "recipes" / name)
+        blackwell, _ = nix.build("qwen3-32b-engine")
+        manifest, done = nix.build("qwen3")
+        assert tree(blackwell) == ours["nvfp4_engine"]
+        assert tree(manifest) == ours["manifest"]
+        assert f"engine is tree {ours['engine']}" in done.stderr
+
+    def test_an_option_of_the_engine_builds_the_engine_alone(self, nix: Nix, qwen3: Path) -> None:
+        nix.build("qwen3-32b-engine")
+        graph = nix.flake / "recipes/qwen3.nix.json"
+        found = json.loads(graph.read_text())
+        found["stages"]["nvfp4_engine"]["parameters"]["options"]["max_batch_size"] = 16
+        graph.write_text(json.dumps(found))
+        _, done = nix.build("qwen3-32b-engine")
+        assert done.built == ["nvfp4_engine"]
+
+
+CONSUMER = """\
+{
+  inputs.hermetic.url = "path:%s";
+  outputs = { self, hermetic }:
+    let made = hermetic.lib.x86_64-linux; in {
+      packages.x86_64-linux = made.fromRecipe { export = ./trial.nix.json; root = ./.; } // {
+        bench = made.mkEngine { name = "tiny"; hfModel = ./model; maxBatchSize = 4; };
+      };
+    };
+}
+"""
+TRIAL = """\
+from hermetic import Harvest, LogLine, PythonEnv, Script, Source
+
+env = PythonEnv("lock.txt")
+harvest = Harvest(artifacts=("engine",), folders=("tmp/work",), complete=LogLine("all written", per_rank=False))
+hanging = Script("hanging.py", environment=env, harvest=harvest, inputs={"data": Source("data.txt")})
+half = Script("half.py", environment=env, harvest=harvest.model_copy(update={"timeout": 3}))
+network = Script("network.py", environment=env)
+sees = Script("sees.py", environment=env, parameters={"a": 1}, inputs={"data": Source("data.txt")})
+names = Script("names.py", environment=env, inputs={"data": Source("data.txt")})
+leaves = Script("leaves.py", environment=env)
+long = Script("hanging.py", environment=env, timeout=2)
+default = sees
+"""
+PROGRAMS = {
+    "hanging.py": """\
+import os, pathlib, signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
+work = pathlib.Path("work")
+work.mkdir()
+(work / "engine").write_bytes(b"whole" * 1000)
+print("all written", flush=True)
+signal.pause()
+""",
+    "half.py": """\
+import pathlib, signal
+pathlib.Path("work").mkdir()
+pathlib.Path("work/engine").write_bytes(b"half")
+signal.pause()
+""",
+    "network.py": """\
+import socket
+socket.create_connection(("192.0.2.1", 80), timeout=5)
+""",
+    "sees.py": """\
+import json, os, pathlib, pwd, socket, sys
+server = socket.create_server(("127.0.0.1", 0))
+socket.create_connection(server.getsockname()).close()
+seen = {
+    "variables": {name: text for name, text in os.environ.items() if name not in ("LD_LIBRARY_PATH", "SHLVL", "PWD")},
+    "stage": json.loads(pathlib.Path("/build/stage.json").read_text()),
+    "data": pathlib.Path("/build/in/data").read_text(),
+    "where": os.getcwd(), "host": socket.gethostname(), "ids": [os.getuid(), os.getgid()],
+    "build": sorted(os.listdir("/build")), "program": sorted(os.listdir("/build/program")),
+    "executable": sys.executable, "argv": sys.argv, "umask": os.umask(0),
+}
+pathlib.Path("/build/out/seen.json").write_text(json.dumps(seen, sort_keys=True))
+""",
+    "leaves.py": """\
+import pathlib, subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
+pathlib.Path("out").touch()
+pathlib.Path("/build/out/done").touch()
+""",
+    "names.py": "import os\nopen('/build/out/place', 'w').write('at ' + os.path.realpath('/build/in/data'))\n",
+}
+
+
+@pytest.fixture(scope="module")
+def consumer(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flake of somebody who uses this one."""
+    folder = tmp_path_factory.mktemp("consumer")
+    for name, text in {**PROGRAMS, "trial.py": TRIAL, "lock.txt": "", "data.txt": "some data\n"}.items():
+        (folder / name).write_text(text)
+    shutil.copytree(RECIPES / "tiny_qwen3/model", folder / "model")
+    (folder / "flake.nix").write_text(CONSUMER % nix.flake)
+    return folder
+
+
+class TestSandbox:
+    @pytest.fixture(autouse=True)
+    def _exported(self, consumer: Path, cli) -> None:
+        assert cli("nix", "export", "trial.py", cwd=consumer).exit_code == 0
+
+    def test_a_program_sees_what_it_sees_under_the_other_driver(self, nix: Nix, consumer: Path, cli) -> None:
+        built, _ = nix.build("sees", flake=consumer, prefix="hermetic/")
+        result = cli("realise", "trial.py#sees", cwd=consumer)
+        assert result.exit_code == 0, result.stderr
+        assert json.loads((built / "seen.json").read_text()) == json.loads(
+            Path(result.lines[0], "seen.json").read_text()
+        )
+
+    def test_what_hangs_is_harvested(self, nix: Nix, consumer: Path) -> None:
+        built, done = nix.build("hanging", flake=consumer, prefix="hermetic/")
+        assert (os.listdir(built), (built / "engine").read_bytes()) == (["engine"], b"whole" * 1000)
+        assert "hanging harvested" in done.stderr
+
+    def test_what_a_program_leaves_running_keeps_nobody_waiting(self, nix: Nix, consumer: Path) -> None:
+        """It holds the pipe of the output open; its end is ours to bring about."""
+        built, _ = nix.build("leaves", flake=consumer, prefix="hermetic/")
+        assert os.listdir(built) == ["done"]
+
+    @pytest.mark.parametrize(
+        ("stage", "error"),
+        [
+            ("half", "timeout/timed-out-incomplete"),
+            ("network", "Network is unreachable"),
+            ("names", "build/output-store-path"),
+            ("long", "timeout/stage-timed-out"),
+        ],
+    )
+    def test_what_must_not_be_fails_and_says_why(self, stage: str, error: str, nix: Nix, consumer: Path) -> None:
+        _, done = nix.build(stage, flake=consumer, prefix="hermetic/", ok=False)
+        assert done.exit_code != 0
+        assert error in done.stderr
+
+    def test_an_engine_of_the_documented_function(self, nix: Nix, consumer: Path) -> None:
+        built, done = nix.build("bench", flake=consumer, prefix="hermetic/")
+        assert {"config.json", "rank0.engine", "tokenizer.json"} <= set(os.listdir(built))
+        assert "--max_batch_size 4" in done.stderr
+        assert "engine harvested" in done.stderr
