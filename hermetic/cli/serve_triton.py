@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,13 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
+#: What scripts around Triton are told with, and is decided elsewhere here.
+_UNREAD = {
+    "TOKENIZER_INFO": "the repository has it, made from the tokenizer",
+    "TRITON_IMAGE": "Triton comes from a lock; hermetic serve compose writes files that start an image",
+}
+
+
 def settings_of(given: dict[str, Any]) -> Settings:
     """The values of `server_options` that are about the server."""
     ports = Ports(given["http_port"], given["grpc_port"], given["metrics_port"])
@@ -74,6 +82,9 @@ def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool
     is set, else of the profile, else ~/.cache/trtllm-engines/NAME. Every file of the engine is compared with its
     manifest before anything is started. SIGTERM and Ctrl-C let running requests end; a second one does not.
     """
+    for variable, instead in _UNREAD.items():
+        if os.environ.get(variable):
+            console.warning(f"{variable} is not read here: {instead}")
     with prepared(wish_of(target, sets, store, given)) as found:
         asyncio.run(_serve(found, settings_of(given), as_json=as_json))
 

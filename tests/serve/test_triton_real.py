@@ -206,6 +206,35 @@ def test_a_path_with_its_manifest(tiny: Tiny, tmp_path: Path) -> None:
     assert "openvino_model.bin has other bytes" in done.stderr
 
 
+def test_a_name(tiny: Tiny, tmp_path: Path) -> None:
+    """A link to a store path, for which the store itself vouches; then a link that leads nowhere."""
+    (tmp_path / "qwen3").symlink_to(tiny.engine)
+    with serving("qwen3", "--to", tmp_path, TOKENIZER_INFO="/somewhere") as server:
+        assert server.ready["name"] == "qwen3"
+        assert generate(server, text_input=PROMPT, max_tokens=64)["text_output"] == ANSWER
+        assert any("TOKENIZER_INFO is not read here" in line for line in server.said)
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+    done = hermetic("serve", "triton", "gone", "--to", tmp_path)
+    assert (done.returncode, "error[store/profile-nowhere]" in done.stderr) == (6, True)
+
+
+def test_triton_that_dies_is_said(tiny: Tiny) -> None:
+    with serving(triton_kit.RECIPE) as server:
+        (triton_server,) = [pid for pid in pids() if read(pid, "comm").strip() == b"tritonserver" and of(server, pid)]
+        os.kill(triton_server, signal.SIGKILL)
+        assert server.process.wait() == 4
+    assert any("error[environment/triton-ended]" in line for line in server.said)
+    assert inside(server.ready["http"]) == []
+
+
+def of(server: Server, pid: int) -> bool:
+    return f"--http-port={server.ready['http']}".encode() in read(pid, "cmdline")
+
+
+def pids() -> set[int]:
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
 def test_an_engine_without_a_manifest(tmp_path: Path) -> None:
     done = hermetic("serve", "triton", f"{tmp_path}/.")
     assert done.returncode == 5
@@ -232,9 +261,9 @@ def test_a_repository_that_triton_can_not_load(tiny: Tiny, tmp_path: Path) -> No
 
 def inside(port: int) -> list[int]:
     """Descriptors of the processes with this port on their command line, and of all below them."""
-    pids = {int(name) for name in os.listdir("/proc") if name.isdigit()}
-    mine = {pid for pid in pids if f"--http-port={port}".encode() in read(pid, "cmdline")}
-    while more := {pid for pid in pids - mine if parent(pid) in mine}:
+    known = pids()
+    mine = {pid for pid in known if f"--http-port={port}".encode() in read(pid, "cmdline")}
+    while more := {pid for pid in known - mine if parent(pid) in mine}:
         mine |= more
     return [os.pidfd_open(pid) for pid in mine]
 
