@@ -152,6 +152,16 @@ def test_a_schema_is_kept_to(client: Any) -> None:
         (0, {}, "1 or more"),
         (4000, {}, "more than the engine's"),
         (8, {"guided_decoding_guide_type": ("BYTES", [b"poem"])}, "poem"),
+        (
+            8,
+            {"guided_decoding_guide_type": ("BYTES", [b"regex"]), "guided_decoding_guide": ("BYTES", [b"("])},
+            "no regular expression",
+        ),
+        (
+            8,
+            {"guided_decoding_guide_type": ("BYTES", [b"json_schema"]), "guided_decoding_guide": ("BYTES", [b"{"])},
+            "Expecting property name",
+        ),
         (8, {"temperature": ("FP32", [-1.0])}, "temperature"),
         (8, {"runtime_top_p": ("FP32", [1.5])}, "top_p"),
     ],
@@ -159,6 +169,27 @@ def test_a_schema_is_kept_to(client: Any) -> None:
 def test_refusals(client: Any, length: int, settings: dict[str, Any], says: str) -> None:
     with pytest.raises(InferenceServerException, match=says):
         Stream(client, [1, 2, 3], length, **settings).all()
+
+
+def test_a_guide_that_can_not_be_compiled_harms_nobody_else(server: Server) -> None:
+    """OpenVINO GenAI notices in the middle of a step, and could not make another one from then on."""
+    guide = {"guided_decoding_guide_type": ("BYTES", [b"ebnf_grammar"]), "guided_decoding_guide": ("BYTES", [b"no ::"])}
+    with triton.InferenceServerClient(server.grpc) as one, triton.InferenceServerClient(server.grpc) as other:
+        running = Stream(one, [1, 2, 3], 600, min_tokens=("INT32", [600]))
+        first = running.next()
+        with pytest.raises(InferenceServerException, match="the engine failed"):
+            Stream(other, [1, 2, 3], 8, **guide).all()
+        assert len(tokens([first, *running.all()])) == 600
+    assert generate(server, text_input=PROMPT, max_tokens=64)["text_output"] == ANSWER
+
+
+@pytest.mark.parametrize("ids", [[], [-1], [10**9], [1, 2, 3000]])
+def test_tokens_that_are_none(client: Any, ids: list[int]) -> None:
+    """They would be read from beyond the table of embeddings."""
+    with pytest.raises(InferenceServerException, match=r"input_ids must be|shape|batch|byte"):
+        Stream(client, ids, 4).all()
+    client.stop_stream()
+    assert len(tokens(Stream(client, [1, 2, 3], 4).all())) == 4
 
 
 def test_a_batch_of_two_is_refused(client: Any) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import sys
 import threading
 import time
@@ -39,10 +40,13 @@ SETTINGS = {
 
 @dataclass
 class Running:
-    """One request that is being answered."""
+    """One request that is being answered. `made` are all tokens of it, `tokens` those that are not sent yet."""
 
     sender: Any
     handle: Any
+    ids: Any
+    settings: Any
+    guided: bool
     streaming: bool
     log_probs: bool
     metrics: bool
@@ -50,6 +54,7 @@ class Running:
     scheduled: int
     first: int = 0
     tokens: list[int] = field(default_factory=list)
+    made: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
 
 
@@ -60,18 +65,25 @@ class TritonPythonModel:
         parameters = {
             name: value["string_value"] for name, value in json.loads(args["model_config"])["parameters"].items()
         }
-        scheduler = genai.SchedulerConfig()
-        scheduler.cache_size = int(parameters.get("kv_cache_gib", "1"))
-        scheduler.max_num_seqs = int(parameters.get("max_batch_size", "64"))
-        scheduler.enable_prefix_caching = parameters.get("enable_kv_cache_reuse", "true") == "true"
-        self._pipeline = genai.ContinuousBatchingPipeline(parameters["gpt_model_path"], scheduler, "CPU")
+        self._parameters = parameters
+        self._pipeline = self._load()
         self._longest = int(parameters["max_seq_len"])
+        with open(f"{parameters['gpt_model_path']}/config.json", encoding="utf-8") as stream:
+            self._vocabulary = int(json.load(stream)["vocab_size"])
         self._waiting: queue.Queue[Any] = queue.Queue()
         self._running: dict[int, Running] = {}
         self._number = 0
         self._stopping = False
         self._stepper = threading.Thread(target=self._work, name="stepper")
         self._stepper.start()
+
+    def _load(self) -> Any:
+        parameters = self._parameters
+        scheduler = genai.SchedulerConfig()
+        scheduler.cache_size = int(parameters.get("kv_cache_gib", "1"))
+        scheduler.max_num_seqs = int(parameters.get("max_batch_size", "64"))
+        scheduler.enable_prefix_caching = parameters.get("enable_kv_cache_reuse", "true") == "true"
+        return genai.ContinuousBatchingPipeline(parameters["gpt_model_path"], scheduler, "CPU")
 
     def execute(self, requests: list[Any]) -> None:
         """Take requests; the answers come through their senders."""
@@ -88,9 +100,36 @@ class TritonPythonModel:
             self._take(block=not self._running)
             if not self._running:
                 continue
-            self._pipeline.step()
+            try:
+                self._pipeline.step()
+            except RuntimeError as error:
+                self._recover(error)
             for number in list(self._running):
                 self._deliver(number)
+
+    def _recover(self, error: RuntimeError) -> None:
+        """After a step that failed, as it does for a guide that cannot be compiled, and from then on for every step.
+
+        The engine is loaded anew. Requests with a guide are refused; the others go on from where they are.
+        """
+        self._pipeline = None  # before the next is loaded: there may be no room for two
+        self._pipeline = self._load()
+        running, self._running = self._running, {}
+        guided = any(one.guided for one in running.values())
+        for one in running.values():
+            if guided and not one.guided and len(one.made) < one.settings.max_new_tokens:
+                self._resume(one)
+            else:
+                _refuse(one.sender, f"the engine failed: {error}")
+
+    def _resume(self, one: Running) -> None:
+        ids = np.concatenate([one.ids, np.array([one.made], np.int64).reshape(1, -1)], axis=1)
+        one.settings.max_new_tokens -= len(one.made)
+        one.settings.min_new_tokens = max(0, one.settings.min_new_tokens - len(one.made))
+        one.ids, one.made = ids, []
+        self._number += 1
+        one.handle = self._pipeline.add_request(self._number, ov.Tensor(ids), one.settings)
+        self._running[self._number] = one
 
     def _take(self, *, block: bool) -> None:
         """Start everything that waits; with `block` wait for the first."""
@@ -110,12 +149,14 @@ class TritonPythonModel:
             self._number += 1
             handle = self._pipeline.add_request(self._number, ov.Tensor(ids), settings)
         except (ValueError, RuntimeError) as error:
-            refusal = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
-            sender.send(refusal, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            _refuse(sender, str(error))
             return
         self._running[self._number] = Running(
             sender,
             handle,
+            ids,
+            settings,
+            pb_utils.get_input_tensor_by_name(request, "guided_decoding_guide_type") is not None,
             bool(_one(request, "streaming", False)),
             bool(_one(request, "return_log_probs", False)),
             bool(_one(request, "return_perf_metrics", False)),
@@ -125,6 +166,8 @@ class TritonPythonModel:
 
     def _settings(self, request: Any) -> tuple[Any, np.ndarray[Any, Any]]:
         ids = pb_utils.get_input_tensor_by_name(request, "input_ids").as_numpy().reshape(1, -1).astype(np.int64)
+        if not ids.size or ids.min() < 0 or ids.max() >= self._vocabulary:
+            raise ValueError(f"input_ids must be one or more numbers from 0 to {self._vocabulary - 1}")
         length = int(_one(request, "request_output_len", 0))
         if length < 1:
             raise ValueError("request_output_len must be 1 or more")
@@ -163,12 +206,15 @@ class TritonPythonModel:
             for output in running.handle.read().values():
                 running.first = running.first or time.time_ns()
                 running.tokens += output.generated_ids
+                running.made += output.generated_ids
                 running.scores += output.generated_log_probs
                 finished = finished or output.finish_reason != genai.GenerationFinishReason.NONE
             if running.streaming and running.tokens and not finished:
                 self._send(running, final=False)
-        finished = finished or running.handle.get_status() == genai.GenerationStatus.IGNORED
-        if finished:
+        if running.handle.get_status() == genai.GenerationStatus.IGNORED and not finished:
+            _refuse(running.sender, "the engine's KV cache is too small for this request")
+            del self._running[number]
+        elif finished:
             self._send(running, final=True)
             del self._running[number]
 
@@ -191,13 +237,24 @@ class TritonPythonModel:
         running.tokens, running.scores = [], []
 
 
+def _refuse(sender: Any, message: str) -> None:
+    refusal = pb_utils.InferenceResponse(error=pb_utils.TritonError(message))
+    sender.send(refusal, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
 def _guided(kind: str, guide: bytes) -> Any:
     text = guide.decode()
     if kind == "json":
         return genai.StructuredOutputConfig(json_schema='{"type": "object"}')
     if kind == "json_schema":
+        if not isinstance(json.loads(text), dict):
+            raise ValueError("the guide is no JSON schema: it is no object")
         return genai.StructuredOutputConfig(json_schema=text)
     if kind == "regex":
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(f"the guide is no regular expression: {error}") from error
         return genai.StructuredOutputConfig(regex=text)
     if kind == "ebnf_grammar":
         return genai.StructuredOutputConfig(grammar=text)
