@@ -200,6 +200,9 @@ def consumer(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in {**PROGRAMS, "trial.py": TRIAL, "lock.txt": "", "data.txt": "some data\n"}.items():
         (folder / name).write_text(text)
     shutil.copytree(RECIPES / "tiny_qwen3/model", folder / "model")
+    head = json.dumps({"t": {"dtype": "U8", "shape": [1000], "data_offsets": [0, 1000]}}).encode()
+    weights = len(head).to_bytes(8, "little") + head + bytes(1000)  # or the stand-in's engine would weigh too little
+    (folder / "model/model.safetensors").write_bytes(weights)
     (folder / "flake.nix").write_text(CONSUMER % nix.flake)
     return folder
 
