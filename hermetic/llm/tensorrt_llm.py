@@ -35,6 +35,9 @@ Positive = Annotated[int, Field(ge=1)]
 _OURS = frozenset({"checkpoint_dir", "output_dir", "input_timing_cache", "output_timing_cache", "log_level", "workers"})
 _TOOLS = {"trtllm-build": "trtllm-build", "trtllm-bench": "trtllm-bench build", "quantize.py": "quantize.py"}
 _BUILDERS = ("trtllm-build", "trtllm-bench")
+#: Where trtllm-bench leaves an engine: in a folder of its own until it ends, then below the model's name, which may
+#: have an owner (``<workspace>/<model>/tp_<n>_pp_<n>``); the former is gone then.
+_BENCH_FOLDERS = ("tmp/*-llm-workspace/tmp.engine", "tmp/*/*/tp_*_pp_*", "tmp/*/tp_*_pp_*")
 _SERIALISED = r"Engine serialized\. Total time: "  # _common.py `serialize_engine`, at log level info, once a rank
 
 
@@ -240,7 +243,7 @@ def coupled(options: dict[str, Value]) -> list[Finding]:
 def _harvest(builder: str, data: dict[str, Any]) -> Harvest:
     options = data.get("options", {})
     wanted = data.get("quantisation")
-    folders = ("tmp/*-llm-workspace/tmp.engine",) if builder == "trtllm-bench" else ("out",)
+    folders = _BENCH_FOLDERS if builder == "trtllm-bench" else ("out",)
     artifacts = ("config.json", "rank*.engine") + (() if builder == "trtllm-bench" else ("timing.cache",))
     return Harvest(
         artifacts=artifacts,

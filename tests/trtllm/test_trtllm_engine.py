@@ -88,7 +88,8 @@ class TestHarvest:
     def test_of_trtllm_bench(self) -> None:
         stage = engine(builder="trtllm-bench", model="nvidia/Qwen3-32B-NVFP4", options={"quantization": "NVFP4"})
         assert stage.harvest is not None
-        assert stage.harvest.folders == ("tmp/*-llm-workspace/tmp.engine",)
+        left_when_it = {"hangs": "tmp/*-llm-workspace/tmp.engine", "ends": "tmp/*/*/tp_*_pp_*"}
+        assert set(left_when_it.values()) < set(stage.harvest.folders)
         assert stage.options["quantization"] == "NVFP4"
 
     def test_a_stripped_engine_has_no_least_size(self) -> None:
