@@ -1,0 +1,1 @@
+"""An OpenAI-compatible API before Triton's model ``tensorrt_llm``."""
