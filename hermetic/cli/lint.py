@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from hermetic.cli import console, options
 from hermetic.errors import EXIT_CODES, Domain, HermeticError, HermeticErrors
 from hermetic.llm.findings import Finding, Severity
+
+if TYPE_CHECKING:
+    from hermetic.recipe import Recipe
 
 #: What ``hermetic lock`` puts right.
 _UNLOCKED: Final = frozenset({"not-locked", "unresolved"})
@@ -20,13 +23,14 @@ _UNLOCKED: Final = frozenset({"not-locked", "unresolved"})
 @click.argument("reference", metavar="RECIPE|config.yaml")
 @options.setting
 @options.as_json
+@click.option("--policy", type=click.Path(), help="What a deployment promises: docs/policies.md.")
 @click.pass_context
-def command(context: click.Context, reference: str, sets: tuple[str, ...], as_json: bool) -> None:
+def command(context: click.Context, reference: str, sets: tuple[str, ...], as_json: bool, policy: str | None) -> None:
     """Say what is wrong with a recipe or a Truss config.yaml. Builds and fetches nothing.
 
     The exit code is 3 if there is an error, and 0 if there are only warnings and notes.
     """
-    found = _truss(reference) if reference.endswith((".yaml", ".yml")) else _recipe(reference, sets)
+    found = _truss(reference) if reference.endswith((".yaml", ".yml")) else _recipe(reference, sets, policy)
     for finding in found:
         if as_json:
             console.json_line(finding.document())
@@ -45,7 +49,7 @@ def _truss(file: str) -> list[Finding]:
     return lint(file)
 
 
-def _recipe(reference: str, sets: tuple[str, ...]) -> list[Finding]:
+def _recipe(reference: str, sets: tuple[str, ...], policy: str | None) -> list[Finding]:
     from hermetic.llm.lint import RECIPES
     from hermetic.realise.evaluated import split_reference
     from hermetic.recipe.loader import load
@@ -66,7 +70,16 @@ def _recipe(reference: str, sets: tuple[str, ...]) -> list[Finding]:
         unlocked = [replace(_finding(one), severity=Severity.WARNING) for one in errors]
         with locking():
             recipe = load(file, overrides)
-    return [*RECIPES.run(recipe), *unlocked]
+    return [*RECIPES.run(recipe), *_promises(recipe, policy), *unlocked]
+
+
+def _promises(recipe: Recipe, policy: str | None) -> list[Finding]:
+    if policy is None:
+        return []
+    from hermetic.llm.policy_reading import read_policy
+    from hermetic.llm.triton_lint import policy_findings
+
+    return list(policy_findings(recipe, read_policy(policy).policy))
 
 
 def _finding(error: HermeticError) -> Finding:

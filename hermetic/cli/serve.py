@@ -13,6 +13,7 @@ from hermetic.errors import Domain, HermeticError
 WAYS = {
     "triton": ("serve_triton", "Start Triton with an engine."),
     "compose": ("serve_compose", "Write the files that start it: Docker Compose, Kubernetes, systemd."),
+    "policy": ("serve_policy", "Check a policy file."),
 }
 
 

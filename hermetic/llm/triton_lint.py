@@ -8,12 +8,13 @@ from typing import Final
 
 from hermetic.llm.findings import Finding, Severity
 from hermetic.llm.openvino import Engine as OpenVinoEngine
+from hermetic.llm.policy import Policy
 from hermetic.llm.pytorch import PyTorchModel
 from hermetic.llm.tensorrt_llm import Engine
 from hermetic.llm.triton import Repository
 from hermetic.recipe import Recipe
 
-__all__ = ["findings", "promises"]
+__all__ = ["findings", "policy_findings", "promises"]
 
 _LIMITS: Final = ("max_seq_len", "max_batch_size")
 _QUEUE: Final = {"max_queue_delay_microseconds": "queue_delay_us", "max_queue_size": "queue_size"}
@@ -67,16 +68,34 @@ def _other_kinds(stage: Repository) -> Iterator[Finding]:
                 yield Finding("repository-setting", Severity.ERROR, name, message, "leave it out")
 
 
-def promises(limits: Mapping[str, int], *, max_tokens: int = 0, max_prompt_tokens: int = 0) -> Iterator[Finding]:
-    """Where a policy promises more tokens than the deployment's `limits` let through (0: it promises nothing).
+def promises(limits: Mapping[str, int], policy: Policy) -> Iterator[Finding]:
+    """Where `policy` lets more tokens through than the deployment's `limits` do.
 
-    `max_tokens` is prompt and answer together.
+    What it rejects beyond, requests may count on below; a threshold that only alerts promises nothing.
     """
-    for name, promised, limit in (
-        ("max_tokens", max_tokens, limits.get("max_seq_len", 0)),
-        ("max_prompt_tokens", max_prompt_tokens, limits.get("max_input_len", limits.get("max_seq_len", 0))),
+    for name, limit in (
+        ("max_tokens", limits.get("max_seq_len", 0)),
+        ("max_prompt_tokens", limits.get("max_input_len", limits.get("max_seq_len", 0))),
     ):
-        if limit and promised > limit:
-            message = f"{name} is {promised}, and the engine refuses more than {limit}"
-            hint = f"{name}: {limit}, or an engine that was built for {promised}"
-            yield Finding("policy-over-engine", Severity.ERROR, name, message, hint)
+        threshold = policy.thresholds.given().get(name)
+        if limit and threshold is not None and threshold.action == "reject" and threshold.limit > limit:
+            message = f"{name} is {threshold.limit}, and the engine refuses more than {limit}"
+            hint = f"{name}: {limit}, or an engine that was built for {threshold.limit}"
+            yield Finding("policy-over-engine", Severity.ERROR, f"thresholds.{name}.limit", message, hint)
+
+
+def policy_findings(recipe: Recipe, policy: Policy) -> Iterator[Finding]:
+    """What `policy` promises that a repository of `recipe` can't keep."""
+    for stage, name in recipe.names.items():
+        if isinstance(stage, Repository):
+            for found in promises(_known_limits(stage), policy):
+                yield replace(found, where=f"{name}: {found.where}")
+
+
+def _known_limits(stage: Repository) -> dict[str, int]:
+    """The repository's own and the engine's, the smaller of both; what only the built engine knows is missing."""
+    options = stage.engine.options if isinstance(stage.engine, Engine) else {}
+    limits = {name: most for name in ("max_input_len", "max_seq_len") if isinstance(most := options.get(name), int)}
+    if stage.max_seq_len:
+        limits["max_seq_len"] = min(stage.max_seq_len, limits.get("max_seq_len", stage.max_seq_len))
+    return limits

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hermetic.llm.policy import Policy
 from hermetic.llm.triton_lint import promises
 
 RECIPE = """
@@ -49,11 +50,45 @@ def test_repositories(cli, tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("tokens", "prompt", "wrong"),
-    [(6000, 4000, ["max_tokens"]), (5120, 4096, []), (0, 0, []), (5120, 4097, ["max_prompt_tokens"])],
-)
-def test_a_policy_can_not_promise_more_than_the_engine(tokens: int, prompt: int, wrong: list[str]) -> None:
+POLICY = """
+policy: 1
+thresholds:
+  max_prompt_tokens: {limit: 4000, action: reject}
+  max_tokens: {limit: 6000, action: reject}
+"""
+
+
+def test_a_policy_beside_a_recipe(cli, tmp_path: Path) -> None:
     """Seed 002's 6,000 tokens on an engine that was built for 5,120."""
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").touch()
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    done = cli("lint", tmp_path / "recipe.py", "--json", "--policy", tmp_path / "policy.yaml")
+    assert done.exit_code == 3, done.stderr
+    found = [one for one in map(json.loads, done.lines) if one["code"] == "policy-over-engine"]
+    assert [one["message"] for one in found if one["where"].startswith("good")] == [
+        "max_tokens is 6000, and the engine refuses more than 5120",
+        "max_prompt_tokens is 4000, and the engine refuses more than 1024",  # what trtllm-build takes if not told
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "prompt", "action", "wrong"),
+    [
+        (6000, 4000, "reject", ["thresholds.max_tokens.limit"]),
+        (5120, 4096, "reject", []),
+        (6000, 4000, "alert", []),
+        (5120, 4097, "reject", ["thresholds.max_prompt_tokens.limit"]),
+    ],
+)
+def test_a_policy_can_not_promise_more_than_the_engine(tokens: int, prompt: int, action: str, wrong: list[str]) -> None:
     limits = {"max_seq_len": 5120, "max_input_len": 4096, "max_batch_size": 4}
-    assert [one.where for one in promises(limits, max_tokens=tokens, max_prompt_tokens=prompt)] == wrong
+    kind = {"action": action, "recipient": "somebody"}
+    thresholds = {"max_tokens": {"limit": tokens, **kind}, "max_prompt_tokens": {"limit": prompt, **kind}}
+    policy = Policy.model_validate({"policy": 1, "thresholds": thresholds, "recipients": {"somebody": {}}})
+    assert [one.where for one in promises(limits, policy)] == wrong
+
+
+def test_no_policy_promises_nothing() -> None:
+    assert list(promises({"max_seq_len": 10}, Policy(policy=1))) == []

@@ -1,0 +1,66 @@
+"""``hermetic serve policy``: look at a policy file before anything is served by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from hermetic.cli import console, options
+from hermetic.llm.findings import raise_errors
+from hermetic.llm.policy import Policy, PolicyFile
+from hermetic.llm.policy_reading import read_policy
+from hermetic.llm.triton_lint import promises
+
+
+@click.group("policy")
+def command() -> None:
+    """Policies of deployments: docs/policies.md."""
+
+
+@command.command("check")
+@click.argument("file", type=click.Path())
+@click.option(
+    "--repository", type=click.Path(exists=True, file_okay=False), help="Compare it with this deployment too."
+)
+@options.as_json
+def check(file: str, repository: str | None, as_json: bool) -> None:
+    """Read a policy file with all that it names; every mistake at once, and exit code 3."""
+    found = read_policy(file)
+    _whole(found)
+    if repository is not None:
+        _compare(found, repository)
+    if as_json:
+        console.json_line({"file": file, "sha256": found.digest, "policy": found.policy.model_dump(mode="json")})
+    else:
+        for line in _lines(found.policy):
+            console.data(line)
+
+
+def _whole(found: PolicyFile) -> None:
+    """The folders that it names must be there, and what is in them sound."""
+    from hermetic.serve.policy.manifests import read_manifests
+    from hermetic.serve.policy.schemas import SchemaRegistry
+
+    if found.policy.schemas is not None:
+        SchemaRegistry.read(found.path(found.policy.schemas.folder))
+    if found.policy.runtime_manifests is not None:
+        read_manifests(found.path(found.policy.runtime_manifests))
+
+
+def _compare(found: PolicyFile, repository: str) -> None:
+    from hermetic.serve.triton_deployment import read_deployment
+
+    raise_errors(promises(read_deployment(repository).limits, found.policy))
+
+
+def _lines(policy: Policy) -> Iterator[str]:
+    yield f"requires {', '.join(policy.required_headers) or 'no header'}"
+    for name, threshold in policy.thresholds.given().items():
+        yield " ".join(filter(None, (f"{name} over {threshold.limit}:", threshold.action, threshold.recipient)))
+    for name, operation in policy.operations.items():
+        defaults = operation.model_dump(mode="json", exclude_defaults=True)
+        yield f"operation {name}: {', '.join(f'{key} {value}' for key, value in defaults.items()) or 'no defaults'}"
+    for window in policy.windows():
+        bound = f"at most {window.at_most}" if window.at_most is not None else f"at least {window.at_least}"
+        yield f"ready while {window.statistic} of {window.metric} over {window.seconds} s is {bound}"

@@ -1,0 +1,1 @@
+"""What a deployment's policy decides, counts and says; `hermetic.llm.policy` is the file itself."""
