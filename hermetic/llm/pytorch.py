@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from hermetic.llm.environments import files_environment
 from hermetic.llm.quantise import Input, Positive
-from hermetic.recipe import Environment, Stage
+from hermetic.recipe import Environment, Gpu, Stage
 
 __all__ = ["PyTorchModel"]
 
@@ -41,14 +41,20 @@ class PyTorchModel(Stage):
 
     `autotuner_cache` is a JSON file that TensorRT-LLM left where ``TLLM_AUTOTUNER_CACHE_PATH`` pointed: kernels as
     measured on one GPU, and only for that kind of GPU.
+
+    `runtime` is the image of that release and `runtime_gpu` the GPUs that ``hermetic run`` and the smoke test start
+    it with; neither changes the result.
     """
 
     kind: ClassVar[str] = "tensorrt-llm-pytorch.model"
     version: ClassVar[int] = 1
-    programs: ClassVar[tuple[str, ...]] = ("pytorch_model.py", "safetensors_file.py", "stage_file.py")
+    programs: ClassVar[tuple[str, ...]] = ("pytorch_model.py", "model_yaml.py", "safetensors_file.py", "stage_file.py")
+    runner: ClassVar[tuple[str, ...]] = ("trtllm_chat.py", "trtllm_session.py", "model_yaml.py", "stage_file.py")
     platform: ClassVar[tuple[str, ...]] = ()
 
     environment: InstanceOf[Environment] = Field(default_factory=files_environment)
+    runtime: InstanceOf[Environment] | None = None
+    runtime_gpu: InstanceOf[Gpu] | None = None
     checkpoint: Input
     autotuner_cache: Input | None = None
     release: str
@@ -77,11 +83,24 @@ class PyTorchModel(Stage):
 
     def parameters_in_full(self) -> dict[str, Any]:
         """As ever, without the input that is not given."""
-        found = {name: value for name, value in super().parameters_in_full().items() if value is not None}
+        found = {name: value for name, value in super().parameters_in_full().items() if _is_parameter(name, value)}
         return found | {"decimals": arguments()["decimals"]}
 
     def parameters_in_key(self) -> dict[str, Any]:
         return {name: value for name, value in super().parameters_in_key().items() if value is not None}
+
+    @property
+    def run_environment(self) -> Environment:
+        """The image that serves it, if the recipe names one."""
+        return self.runtime if self.runtime is not None else self.environment
+
+    @property
+    def run_gpu(self) -> Gpu | None:
+        return self.runtime_gpu
+
+
+def _is_parameter(name: str, value: object) -> bool:
+    return value is not None and name not in ("runtime", "runtime_gpu")
 
 
 @functools.cache

@@ -109,6 +109,7 @@ class Engine(Stage):
     kind: ClassVar[str] = "tensorrt-llm.engine"
     version: ClassVar[int] = 1
     programs: ClassVar[tuple[str, ...]] = ("tensorrt_llm_engine.py", "stage_file.py")
+    runner: ClassVar[tuple[str, ...]] = ("trtllm_chat.py", "trtllm_session.py", "model_yaml.py", "stage_file.py")
     grade: ClassVar[str] = "different"  # TensorRT promises nothing better: which of two equal kernels wins is noise
 
     environment: InstanceOf[Environment]
@@ -163,7 +164,8 @@ class Manifest(Stage):
     """``manifest.json`` of `engine`: every file with its SHA-256 and BLAKE3, the options that were asked for and those
     that the builder really used, the quantisation, the tokenizer, the commits and container digests that it came from.
 
-    `calibration` and `checkpoint`, where given, are listed file by file.
+    `calibration` and `checkpoint`, where given, are listed file by file. With `smoke`, a `hermetic.llm.smoke.Smoke`,
+    there is no manifest of an engine that has failed, and its report is in it.
     """
 
     kind: ClassVar[str] = "tensorrt-llm.manifest"
@@ -175,6 +177,7 @@ class Manifest(Stage):
     engine: InstanceOf[Engine]
     checkpoint: Input | None = None
     calibration: Input | None = None
+    smoke: Input | None = None
 
     def parameters_in_full(self) -> dict[str, Any]:
         """What the engine stage and the recipe know and no file says."""

@@ -60,7 +60,7 @@ async def _ask(
     errors = os.memfd_create("errors", os.MFD_CLOEXEC)
     try:
         with run.workspace() as place:
-            async with granted(target.stage.gpu, target.name, launcher, mounts, _nobody) as given:
+            async with granted(target.stage.run_gpu, target.name, launcher, mounts, _nobody) as given:
                 ended = await launcher.launch(program, given, str(place.path), Limits(), log=errors, on_answer=write)
         if not ended.ok:
             raise _failed(target, errors)

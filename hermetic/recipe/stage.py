@@ -192,6 +192,11 @@ class Stage(BaseModel):
         """What ``hermetic run`` starts the result in."""
         return self.environment
 
+    @property
+    def run_gpu(self) -> Gpu | None:
+        """The GPUs that ``hermetic run`` leases for the result."""
+        return self.gpu
+
     def files_of(self, names: tuple[str, ...]) -> dict[str, str]:
         """Paths of this stage's program files, runner or comparator."""
         return {name: os.path.join(self._folder, name) for name in names}

@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
+from model_yaml import yaml_lines
 from safetensors_file import QUANTISED, read_checkpoint
 from stage_file import Refused, StageFile, read_json, run, say, write_json
 
@@ -91,16 +90,6 @@ def _number(name: str, key: str, value: Any) -> float:
     if not isinstance(value, str) or not _DECIMAL.fullmatch(value):
         raise Refused(f"{name}.{key} is {value!r}, expected a decimal as a string, such as '0.9'")
     return float(value)
-
-
-def yaml_lines(settings: dict[str, Any], indent: str = "") -> Iterator[str]:
-    """Block style for dictionaries, JSON for the rest, which is YAML as well; sorted, so that equals are equal."""
-    for name, value in sorted(settings.items()):
-        if isinstance(value, dict) and value:
-            yield f"{indent}{name}:"
-            yield from yaml_lines(value, indent + "  ")
-        else:
-            yield f"{indent}{name}: {json.dumps(value, sort_keys=True)}"
 
 
 def _autotuner(stage: StageFile) -> Any:

@@ -47,6 +47,8 @@ def build(stage: StageFile) -> None:
         },
         "files": files,
     }
+    if "smoke" in stage.inputs:
+        manifest["smoke"] = read_json(stage.input("smoke") / "report.json")
     if config.get("version") != asked["release"]:
         raise Refused(f"the engine was built by {config.get('version')}, and the recipe says {asked['release']}")
     stage.out.mkdir(exist_ok=True)

@@ -23,7 +23,7 @@ from hermetic.recipe.lockfile import PLATFORM
 from hermetic.sandbox import interpreter, python
 from hermetic.testing.trtllm.tables import options_json
 
-__all__ = ["CONVERT", "QUANTIZE", "StandinImage", "build_image"]
+__all__ = ["CONVERT", "QUANTIZE", "StandinImage", "build_image", "runtime_packages"]
 
 #: Where the real image has these, with the model family of the first.
 CONVERT: Final = "/app/tensorrt_llm/examples/models/core/qwen/convert_checkpoint.py"
@@ -35,6 +35,28 @@ _EPOCH: Final = 315532800
 _APPLETS: Final = ("sh", "cat", "cp", "echo", "env", "id", "ls", "mkdir", "rm", "sleep", "timeout", "true")
 _COMMANDS: Final = {"build": "trtllm-build", "bench": "trtllm-bench"}
 _NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
+_SETTINGS: Final[Mapping[str, str]] = MappingProxyType({})
+#: Modules that give the stand-in's runtime the names that the real one has, by module below site-packages.
+_MODULES: Final = {
+    "tensorrt_llm/bindings/__init__.py": "",
+    "tensorrt_llm/bindings/executor.py": "from tensorrt_llm.runtime_standin import (\n"
+    "    Executor, ExecutorConfig, GuidedDecodingConfig, GuidedDecodingParams, KvCacheConfig, ModelType,\n"
+    "    OutputConfig, Request, SamplingConfig,\n)\n",
+    "tensorrt_llm/llmapi/__init__.py": "from tensorrt_llm.runtime_standin import (\n"
+    "    LLM, LlmGuidedDecodingParams as GuidedDecodingParams, SamplingParams,\n)\n",
+    "tensorrt_llm/llmapi/tokenizer.py": "from tensorrt_llm.runtime_standin import (\n"
+    "    xgrammar_tokenizer_info as _xgrammar_tokenizer_info,\n)\n",
+    "transformers/__init__.py": "from tensorrt_llm.runtime_standin import AutoTokenizer\n",
+}
+#: What imports the runtime only when it is asked for: the tools have no use for it.
+_LAZY: Final = """
+def __getattr__(name):
+    if name in ("LLM", "SamplingParams"):
+        from tensorrt_llm import runtime_standin
+
+        return getattr(runtime_standin, name)
+    raise AttributeError(name)
+"""
 _START: Final = '#!/usr/bin/env python3\n"""hermetic\'s STAND-IN, not the real tool."""\nimport sys\n'
 
 
@@ -54,11 +76,16 @@ class StandinImage:
 
 
 def build_image(
-    folder: str | os.PathLike[str], version: str = "1.2.1", *, packages: Mapping[str, bytes] = _NOTHING
+    folder: str | os.PathLike[str],
+    version: str = "1.2.1",
+    *,
+    packages: Mapping[str, bytes] = _NOTHING,
+    variables: Mapping[str, str] = _SETTINGS,
 ) -> StandinImage:
     """Write an OCI layout with a stand-in for TensorRT-LLM `version` into `folder`, which may have others already.
 
-    `packages` are further files below site-packages. Takes about a second.
+    `packages` are further files below site-packages, `variables` go into its environment (``STANDIN_…``: how it
+    misbehaves) and, where there are any, its digest into the tag. Takes about a second.
 
     Raises `HermeticError`: recipe/unknown-version for a version whose options nobody wrote down, and
     environment/unsupported-interpreter.
@@ -67,9 +94,10 @@ def build_image(
     (target / "blobs/sha256").mkdir(parents=True, exist_ok=True)
     found = interpreter.describe("")
     layers = [_layer(target, _base(found)), _layer(target, _tools(found, version, packages))]
-    tag = f"standin-{version}"
+    told = [f"{name}={value}" for name, value in sorted(variables.items())]
+    tag = f"standin-{version}" + (f"-{hashlib.sha256(_json(told)).hexdigest()[:8]}" if told else "")
     settings = {
-        "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", f"HERMETIC_STANDIN_FOR=TensorRT-LLM {version}"],
+        "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", f"HERMETIC_STANDIN_FOR=TensorRT-LLM {version}", *told],
         "Labels": {"org.opencontainers.image.title": f"hermetic's STAND-IN for TensorRT-LLM {version}"},
     }
     system, architecture = PLATFORM.split("/")
@@ -109,7 +137,7 @@ def _tools(found: interpreter.Interpreter, version: str, packages: Mapping[str, 
     site = f"usr/{found.inside}/site-packages"
     options = options_json(version)
     yield from ((f"{site}/{name}", content, False) for name, content in packages.items())
-    yield f"{site}/tensorrt_llm/__init__.py", f'{_START}\n__version__ = "{version}"\n'.encode(), False
+    yield from ((f"{site}/{name}", content, False) for name, content in runtime_packages(version).items())
     yield f"{site}/tensorrt_llm/options.json", options.encode(), False
     for name in ("standin", "conversion", "mpirun"):
         yield f"{site}/tensorrt_llm/{name}.py", _HERE / f"{name}.py", False
@@ -123,6 +151,13 @@ def _tools(found: interpreter.Interpreter, version: str, packages: Mapping[str, 
         if os.path.basename(place) in json.loads(options):
             yield place.lstrip("/"), _start("conversion", os.path.basename(place)), True
     yield "usr/lib/python3/dist-packages", f"../{os.path.basename(found.inside)}/site-packages", False  # Debian's name
+
+
+def runtime_packages(version: str = "1.2.1") -> dict[str, bytes]:
+    """The stand-in's runtime, by path below site-packages, for programs that are run outside an image too."""
+    found = {"tensorrt_llm/__init__.py": f'{_START}\n__version__ = "{version}"\n{_LAZY}'.encode()}
+    found |= {name: f"{_START}\n{text}".encode() for name, text in _MODULES.items()}
+    return found | {"tensorrt_llm/runtime_standin.py": (_HERE / "runtime.py").read_bytes()}
 
 
 def _start(module: str, tool: str) -> bytes:

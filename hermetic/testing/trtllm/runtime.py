@@ -1,0 +1,241 @@
+"""A STAND-IN for what TensorRT-LLM's Python runs engines with; nothing is computed, nothing of the weights is used.
+
+It has the names, arguments and results that ``tensorrt_llm.bindings.executor`` (up to 1.2.1) and ``tensorrt_llm.LLM``
+have as far as hermetic's programs use them, and answers with text that follows from the engine's bytes and the prompt's
+tokens alone. Under guided decoding it answers with the smallest JSON that fits the schema's outermost level. Like the
+real ones it prints to stdout when it is imported. Standard library only.
+
+It can behave badly, as ``STANDIN_ANSWERS`` in the image's environment says: ``repeats`` (the same words for ever),
+``crash`` (SIGSEGV), ``empty``, ``wanders`` (another answer each time), ``foreign`` (tokens outside any vocabulary),
+``cut`` (ends early without an end token), ``no-json`` (guided decoding has no effect), ``error`` (the request fails).
+"""
+
+# ruff: noqa: ARG001, ARG002  # the names are the real ones', whether or not the stand-in has a use for them
+
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+END, USER, ASSISTANT = 256, 257, 258  # 0 to 255 are bytes
+
+print("hermetic's STAND-IN for the runtime of TensorRT-LLM; its answers mean nothing", flush=True)
+
+
+class AutoTokenizer:
+    """``transformers.AutoTokenizer``: a token is a byte, whatever tokenizer the folder has."""
+
+    chat_template = "stand-in"
+    eos_token_id = END
+
+    @classmethod
+    def from_pretrained(cls, folder: str, *, local_files_only: bool = False) -> "AutoTokenizer":
+        if not local_files_only:
+            raise OSError("the stand-in fetches nothing")
+        if not any((Path(folder) / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+            raise OSError(f"{folder} has no tokenizer")
+        return cls()
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return list(text.encode())
+
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        assert not tokenize
+        assert add_generation_prompt
+        return "".join(f"<{one['role']}>{one['content']}\n" for one in messages) + "<assistant>"
+
+    def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        return bytes(token for token in tokens if token < END).decode("utf-8", "replace")
+
+
+def xgrammar_tokenizer_info(tokenizer: AutoTokenizer) -> dict[str, Any]:
+    return {"encoded_vocab": [chr(token) for token in range(END)], "tokenizer_str": None, "stop_token_ids": [END]}
+
+
+class Answers:
+    """What an "engine" says."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        digest = hashlib.blake2b()
+        for path in files:
+            digest.update(path.read_bytes())
+        self.seed = digest.digest()
+        self.asked = 0
+
+    def tokens(self, prompt: Sequence[int], limit: int, schema: str = "") -> list[int]:
+        """The end token included, as the real executor does."""
+        behaviour = os.environ.get("STANDIN_ANSWERS", "")
+        self.asked += 1
+        if behaviour == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if behaviour == "foreign":
+            return [10**9][:limit]
+        if behaviour == "repeats":
+            return (list(b"and so on ") * limit)[:limit]
+        seed = self.seed + json.dumps(list(prompt)).encode()
+        seed += bytes([self.asked % 256]) if behaviour == "wanders" else b""
+        mark = hashlib.blake2b(seed, digest_size=4).hexdigest()
+        text = "" if behaviour == "empty" else f"{mark}: an answer of the STAND-IN."
+        if schema and behaviour != "no-json":
+            text = json.dumps(smallest(json.loads(schema)))
+        if behaviour == "cut":
+            return list(text.encode())[: min(limit, 5)]
+        return [*text.encode(), END][:limit]
+
+
+def smallest(schema: dict[str, Any]) -> Any:
+    kind = schema.get("type")
+    if kind == "object":
+        return {name: smallest(inner) for name, inner in schema.get("properties", {}).items()}
+    return {"string": "", "integer": 0, "number": 0, "boolean": False, "array": []}.get(str(kind))
+
+
+class ModelType:
+    DECODER_ONLY = 0
+
+
+class GuidedDecodingConfig:
+    GuidedDecodingBackend = SimpleNamespace(XGRAMMAR=0)
+
+    def __init__(
+        self, *, backend: int, encoded_vocab: list[str], tokenizer_str: str | None, stop_token_ids: list[int]
+    ) -> None:
+        assert encoded_vocab
+        assert stop_token_ids
+        assert tokenizer_str is None
+        assert backend == 0
+
+
+class GuidedDecodingParams:
+    GuideType = SimpleNamespace(JSON=0, JSON_SCHEMA=1)
+
+    def __init__(self, guide_type: int, guide: str | None = None) -> None:
+        self.guide_type, self.guide = guide_type, guide
+
+
+class KvCacheConfig:
+    def __init__(self, *, enable_block_reuse: bool = True) -> None: ...
+
+
+class ExecutorConfig:
+    def __init__(
+        self,
+        max_beam_width: int = 1,
+        *,
+        kv_cache_config: KvCacheConfig | None = None,
+        guided_decoding_config: GuidedDecodingConfig | None = None,
+    ) -> None:
+        self.guided = guided_decoding_config is not None
+
+
+class SamplingConfig:
+    def __init__(self, beam_width: int = 1, *, top_k: int | None = None) -> None: ...
+
+
+class OutputConfig:
+    def __init__(self, *, exclude_input_from_output: bool = False) -> None:
+        self.exclude_input_from_output = exclude_input_from_output
+
+
+class Request:
+    def __init__(
+        self,
+        input_token_ids: list[int],
+        max_tokens: int,
+        *,
+        streaming: bool = False,
+        sampling_config: SamplingConfig,
+        output_config: OutputConfig,
+        end_id: int,
+        pad_id: int,
+        guided_decoding_params: GuidedDecodingParams | None = None,
+    ) -> None:
+        self.prompt, self.limit, self.streaming = input_token_ids, max_tokens, streaming
+        self.echo = not output_config.exclude_input_from_output
+        self.guide = guided_decoding_params
+
+
+class Executor:
+    """Each rank of an engine makes one, and the first one is asked."""
+
+    def __init__(self, folder: str, model_type: int, config: ExecutorConfig) -> None:
+        world = int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))
+        mapping = json.loads((Path(folder) / "config.json").read_bytes())["pretrained_config"].get("mapping", {})
+        if mapping.get("world_size", 1) != world:
+            raise RuntimeError(f"MPI size mismatch: {world} started, {mapping.get('world_size', 1)} needed")
+        files = [Path(folder) / f"rank{rank}.engine" for rank in range(world)]
+        for path in files:
+            if path.read_bytes()[:4] != b"ftrt":
+                raise RuntimeError("Serialization assertion plan->header.magicTag == rt::kPLAN_MAGIC_TAG failed.")
+        self._answers, self._guided, self._requests = Answers(files), config.guided, list[Request]()
+
+    def can_enqueue_requests(self) -> bool:
+        return os.environ.get("OMPI_COMM_WORLD_RANK", "0") == "0"
+
+    def enqueue_request(self, request: Request) -> int:
+        self._requests.append(request)
+        return len(self._requests) - 1
+
+    def await_responses(self, number: int) -> list[Any]:
+        """All that is left of the answer: one response, or a few for a request that streams."""
+        request = self._requests[number]
+        if os.environ.get("STANDIN_ANSWERS") == "error":
+            return [SimpleNamespace(has_error=lambda: True, error_msg="the STAND-IN was told to fail", result=None)]
+        if request.guide is not None and not self._guided:
+            raise RuntimeError("guided decoding was not prepared")
+        schema = (request.guide.guide or "") if request.guide is not None else ""
+        tokens = self._answers.tokens(request.prompt, request.limit, schema)
+        tokens = [*request.prompt, *tokens] if request.echo and not request.streaming else tokens
+        parts = list(_pieces(tokens)) if request.streaming else [tokens]
+        ended = ["FinishReason.END_ID" if tokens[-1:] == [END] else "FinishReason.LENGTH"]
+        return [_response(part, part is parts[-1], ended) for part in parts]
+
+    def shutdown(self) -> None: ...
+
+
+def _pieces(tokens: list[int]) -> Iterator[list[int]]:
+    for start in range(0, max(len(tokens), 1), 3):
+        yield tokens[start : start + 3]
+
+
+def _response(tokens: list[int], final: bool, reasons: list[str]) -> Any:
+    result = SimpleNamespace(output_token_ids=[tokens], is_final=final, finish_reasons=reasons)
+    return SimpleNamespace(has_error=lambda: False, error_msg="", result=result)
+
+
+class SamplingParams:
+    def __init__(self, *, max_tokens: int, end_id: int, top_k: int | None = None, guided_decoding: Any = None) -> None:
+        self.limit, self.schema = max_tokens, guided_decoding.json if guided_decoding is not None else ""
+
+
+class LLM:
+    """``tensorrt_llm.LLM`` of the PyTorch backend."""
+
+    def __init__(self, *, model: str, tokenizer: str, backend: str = "pytorch", **arguments: Any) -> None:
+        if backend != "pytorch":
+            raise ValueError(f"the stand-in has no backend {backend}")
+        self._answers = Answers(sorted(Path(model).glob("*.safetensors")))
+        self._guided = "guided_decoding_backend" in arguments
+
+    def generate(self, prompts: list[list[int]], settings: SamplingParams, *, use_tqdm: bool = True) -> list[Any]:
+        return [list(self.generate_async(prompt, settings))[-1] for prompt in prompts]
+
+    def generate_async(self, prompt: list[int], settings: SamplingParams, *, streaming: bool = False) -> Iterator[Any]:
+        if settings.schema and not self._guided:
+            raise ValueError("guided decoding was not prepared")
+        tokens = self._answers.tokens(prompt, settings.limit, settings.schema)
+        reason = "stop" if tokens[-1:] == [END] else "length"
+        tokens = [token for token in tokens if token != END]  # unlike the executor
+        for end in range(3, len(tokens) + 3, 3) if streaming else [len(tokens)]:
+            yield SimpleNamespace(outputs=[SimpleNamespace(token_ids=tokens[:end], finish_reason=reason)])
+
+
+class LlmGuidedDecodingParams:
+    def __init__(self, *, json: str) -> None:
+        self.json = json
