@@ -103,13 +103,15 @@ class Engine(Stage):
     Face checkpoint. `options` are the tool's own, of `release`, in any spelling, without the dashes.
 
     `timing_cache` is a folder with ``timing.cache``, as every engine of ``trtllm-build`` leaves one. Without it each
-    build measures its kernels afresh, and two builds may choose differently.
+    build measures its kernels afresh, and two builds may choose differently. ``realise --check`` grades two builds
+    `structural` only with ``profiling_verbosity`` ``detailed``: else a plan does not name its tactics.
     """
 
     kind: ClassVar[str] = "tensorrt-llm.engine"
     version: ClassVar[int] = 1
     programs: ClassVar[tuple[str, ...]] = ("tensorrt_llm_engine.py", "stage_file.py")
     runner: ClassVar[tuple[str, ...]] = ("trtllm_chat.py", "trtllm_session.py", "model_yaml.py", "stage_file.py")
+    comparator: ClassVar[tuple[str, ...]] = ("trtllm_grade.py", "trtllm_session.py", "model_yaml.py", "stage_file.py")
     grade: ClassVar[str] = "different"  # TensorRT promises nothing better: which of two equal kernels wins is noise
 
     environment: InstanceOf[Environment]

@@ -69,7 +69,10 @@ class Session:
     vocabulary = 0
     version = "unknown"
 
-    def __init__(self, tokenizer: Path) -> None:
+    def __init__(self, tokenizer: Path | None) -> None:
+        self.end = -1
+        if tokenizer is None:
+            return
         self.tokenizer = _tokenizer(tokenizer)
         if self.tokenizer.eos_token_id is None:
             raise Refused("the tokenizer names no token that ends an answer")
@@ -108,10 +111,10 @@ class Session:
 
 
 class ExecutorSession(Session):
-    """A compiled engine."""
+    """A compiled engine. Without `words` it knows no tokenizer, and answers with as many tokens as are asked for."""
 
-    def __init__(self, folder: Path, *, guided: bool) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, *, guided: bool = False, words: bool = True) -> None:
+        super().__init__(folder if words else None)
         import tensorrt_llm  # noqa: PLC0415  # it prints when it is imported
         from tensorrt_llm.bindings import executor as api  # noqa: PLC0415
 
@@ -139,7 +142,7 @@ class ExecutorSession(Session):
         return self._api.GuidedDecodingConfig(backend=backend, **_xgrammar_tokenizer_info(self.tokenizer))
 
     def _request(self, asked: list[int], limit: int, schema: str, *, streaming: bool) -> int:
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {"end_id": self.end, "pad_id": self.end} if self.end >= 0 else {}
         if schema:
             kind = self._api.GuidedDecodingParams.GuideType.JSON_SCHEMA
             more["guided_decoding_params"] = self._api.GuidedDecodingParams(kind, schema)
@@ -149,8 +152,6 @@ class ExecutorSession(Session):
             streaming=streaming,
             sampling_config=self._api.SamplingConfig(beam_width=1, top_k=1),
             output_config=self._api.OutputConfig(exclude_input_from_output=True),
-            end_id=self.end,
-            pad_id=self.end,
             **more,
         )
         return int(self._executor.enqueue_request(request))
@@ -179,8 +180,9 @@ class ExecutorSession(Session):
             tokens += [int(token) for token in result.output_token_ids[0]]
             yield [token for token in tokens if token != self.end]
 
-    def close(self) -> None:
-        if not self.leads or "OMPI_COMM_WORLD_RANK" in os.environ:
+    def close(self, *, free: bool = False) -> None:
+        """With `free` also of one rank: its memory is needed for another engine."""
+        if free or not self.leads or "OMPI_COMM_WORLD_RANK" in os.environ:
             self._executor.shutdown()
 
 

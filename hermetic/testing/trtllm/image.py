@@ -46,6 +46,7 @@ _MODULES: Final = {
     "    LLM, LlmGuidedDecodingParams as GuidedDecodingParams, SamplingParams,\n)\n",
     "tensorrt_llm/llmapi/tokenizer.py": "from tensorrt_llm.runtime_standin import (\n"
     "    xgrammar_tokenizer_info as _xgrammar_tokenizer_info,\n)\n",
+    "tensorrt/__init__.py": "from tensorrt_llm.runtime_standin import LayerInformationFormat, Logger, Runtime\n",
     "transformers/__init__.py": "from tensorrt_llm.runtime_standin import AutoTokenizer\n",
 }
 #: What imports the runtime only when it is asked for: the tools have no use for it.

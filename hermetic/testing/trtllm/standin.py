@@ -19,6 +19,8 @@ STANDIN_BYTES      size of each engine [1000000]
 STANDIN_CHUNKS     writes for each engine [4]
 STANDIN_PAUSE      seconds between writes [0.1]
 STANDIN_STUBBORN   1: children that ignore SIGTERM, in sessions of their own, one of them twice forked [1]
+STANDIN_NOISE      ``tail``: the last bytes of each engine are of this build alone, as if other tactics of the same
+                   layers had been measured to be as fast; ``all``: everything but its first four bytes is
 STANDIN_MARK       a word in those children's command lines, to find them by
 """
 
@@ -89,13 +91,15 @@ def trtllm_build(tables: dict[str, Any], options: argparse.Namespace) -> int:
     if options.checkpoint_dir is None:
         raise AttributeError("'NoneType' object has no attribute 'lower'")  # what the real one dies of
     checkpoint = Path(options.checkpoint_dir)
-    model = json.loads((checkpoint / "config.json").read_bytes())
+    # As the real one's configurations do, it completes what a script left out.
+    model = {"mapping": {"world_size": 1}} | json.loads((checkpoint / "config.json").read_bytes())
     effective = {
         "max_batch_size": options.max_batch_size,
         "max_input_len": options.max_input_len,
         "max_seq_len": options.max_seq_len or model.get("max_position_embeddings", 1024),
         "max_num_tokens": options.max_num_tokens,
         "max_beam_width": options.max_beam_width,
+        "profiling_verbosity": options.profiling_verbosity,
         "kv_cache_type": (getattr(options, "kv_cache_type", None) or "paged").upper(),
         "plugin_config": {
             "tokens_per_block": options.tokens_per_block,
@@ -236,10 +240,16 @@ def misbehave(behaviour: str) -> None:
 def chunks(rank: int, seed: bytes) -> Iterator[bytes]:
     size, count = int(os.environ.get("STANDIN_BYTES", "1000000")), int(os.environ.get("STANDIN_CHUNKS", "4"))
     noise = hashlib.shake_128(seed + rank.to_bytes(4, "little")).digest(max(size - 4, 0))
-    whole = b"ftrt" + noise
+    whole = b"ftrt" + noisy(noise)
     step = -(-len(whole) // count)
     for start in range(0, len(whole), step):
         yield whole[start : start + step]
+
+
+def noisy(noise: bytes) -> bytes:
+    kind = os.environ.get("STANDIN_NOISE", "")
+    fresh = {"tail": min(16, len(noise)), "all": len(noise)}.get(kind, 0)
+    return noise[: len(noise) - fresh] + os.urandom(fresh)
 
 
 def ending(written: bool, started: float) -> int:
