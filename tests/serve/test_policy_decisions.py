@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from policy_kit import HEADERS, IDENTITY, policy_of
 
 from hermetic.llm.policy import Operation
+from hermetic.serve.openai.hooks import Refusal
 from hermetic.serve.policy.decisions import (
-    Outcome,
-    Refusal,
+    Figures,
     RequestFacts,
     after,
     before,
@@ -24,8 +24,8 @@ from hermetic.serve.policy.decisions import (
 POLICY = policy_of()
 
 
-def outcome(**changes: Any) -> Outcome:
-    return Outcome(**{"prompt_tokens": 10, "completion_tokens": 5, "latency_ms": 3.0} | changes)
+def figures(**changes: Any) -> Figures:
+    return Figures(**{"prompt_tokens": 10, "completion_tokens": 5, "latency_ms": 3.0} | changes)
 
 
 @pytest.mark.parametrize(
@@ -50,13 +50,13 @@ def test_tokens(prompt: int, answer: int, param: str | None, says: str) -> None:
 @pytest.mark.parametrize(("tokens", "alerted"), [(5000, []), (5001, [("cost_budget", "finance")])])
 def test_more_than_ten_cents_alert_finance(tokens: int, alerted: list[tuple[str, str]]) -> None:
     """5,000 tokens of 0.00002 US dollars are 0.10 exactly, which is not more."""
-    found = after(POLICY, outcome(prompt_tokens=tokens - 100, completion_tokens=100))
+    found = after(POLICY, figures(prompt_tokens=tokens - 100, completion_tokens=100))
     assert [(one.reason, one.recipient) for one in found] == alerted
 
 
 @pytest.mark.parametrize(("delay", "alerted"), [(2500.0, []), (2500.1, [("queue_delay", "readiness")]), (None, [])])
 def test_more_than_2500_us_alert_readiness(delay: float | None, alerted: list[tuple[str, str]]) -> None:
-    found = after(POLICY, outcome(queue_delay_us=delay))
+    found = after(POLICY, figures(queue_delay_us=delay))
     assert [(one.reason, one.recipient) for one in found] == alerted
 
 
@@ -67,7 +67,7 @@ def test_a_cost_can_be_rejected_beforehand() -> None:
     assert refusal is not None
     assert refusal.code == "cost_budget_overrun"
     assert [(one.value, one.limit) for one in breaches] == [(Decimal("0.10002"), Decimal("0.10"))]
-    assert after(policy, outcome(prompt_tokens=9000)) == ()
+    assert after(policy, figures(prompt_tokens=9000)) == ()
 
 
 def test_prices_of_templates_and_their_versions() -> None:
@@ -117,12 +117,12 @@ def test_what_is_let_through_keeps_every_limit(prompt: int, answer: int) -> None
     refusal, _ = before(POLICY, RequestFacts(prompt, answer))
     assert (refusal is None) == (prompt <= 4000 and prompt + answer <= 6000)
     if refusal is None:
-        found = after(POLICY, outcome(prompt_tokens=prompt, completion_tokens=answer))
+        found = after(POLICY, figures(prompt_tokens=prompt, completion_tokens=answer))
         assert {one.threshold for one in found} <= {"max_cost_usd"}
 
 
 def test_ratios() -> None:
-    assert outcome(kv_reused=3, kv_total=4).kv_reuse_ratio == 0.75
-    assert outcome(kv_reused=0, kv_total=0).kv_reuse_ratio is None
-    assert outcome().kv_reuse_ratio is None
-    assert outcome(draft_tokens=10, draft_accepted=6).speculative_accept_ratio == 0.6
+    assert figures(kv_reused=3, kv_total=4).kv_reuse_ratio == 0.75
+    assert figures(kv_reused=0, kv_total=0).kv_reuse_ratio is None
+    assert figures().kv_reuse_ratio is None
+    assert figures(draft_tokens=10, draft_accepted=6).speculative_accept_ratio == 0.6

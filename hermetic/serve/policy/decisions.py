@@ -1,23 +1,23 @@
 """What a policy says to one request, before it runs and after: no clock, no network, no state.
 
-Refusals carry the HTTP status and the code that the client sees; breaches say what was passed by how much, and whom
-that concerns.
+Breaches say which threshold was passed, by how much, and whom that concerns.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
 from hermetic.llm.policy import Operation, Policy, Threshold
+from hermetic.serve.openai.hooks import Refusal
 
 __all__ = [
     "Breach",
+    "Figures",
     "Identity",
-    "Outcome",
-    "Refusal",
     "RequestFacts",
     "after",
     "before",
@@ -53,16 +53,17 @@ class Identity:
 
 @dataclass(frozen=True)
 class RequestFacts:
-    """What is known before the request runs. `max_tokens` is how long the answer may become at most."""
+    """What is known before the request runs. `max_tokens` is how long each of `choices` answers may become."""
 
     prompt_tokens: int
     max_tokens: int
+    choices: int = 1
     template: str = ""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What is known afterwards, None where the server did not say. `error` is the code of a failure, "" without one."""
+class Figures:
+    """What is known afterwards, None where the server did not say. `failed`: it was not the client's doing."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -72,8 +73,14 @@ class Outcome:
     kv_total: int | None = None
     draft_tokens: int | None = None
     draft_accepted: int | None = None
+    answers: int = 1
     template: str = ""
-    error: str = ""
+    failed: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Of the prompt and of one answer, of several the average one."""
+        return self.prompt_tokens + math.ceil(self.completion_tokens / max(1, self.answers))
 
     @property
     def kv_reuse_ratio(self) -> float | None:
@@ -86,17 +93,6 @@ class Outcome:
 
 def _ratio(part: int | None, whole: int | None) -> float | None:
     return part / whole if part is not None and whole else None
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a request does not run. `data` has both sides of what differs."""
-
-    status: int
-    code: str
-    message: str
-    param: str | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,11 +117,11 @@ def check_headers(policy: Policy, identity: Identity, headers: Mapping[str, str]
     for name, value in given.items():
         if not value:
             message = f"the header {name} is required; this deployment serves {served[name]}"
-            return Refusal(400, "header_missing", message, name, {"served": served[name]})
+            return Refusal(400, "header_missing", message, name)
     for name, value in given.items():
         if value != served[name]:
             message = f"the request is for {name} {value}, and this deployment serves {served[name]}"
-            return Refusal(412, "header_mismatch", message, name, {"requested": value, "served": served[name]})
+            return Refusal(412, "header_mismatch", message, name)
     return None
 
 
@@ -143,7 +139,7 @@ def defaults_of(policy: Policy, operation: str) -> Operation | Refusal:
 def before(policy: Policy, facts: RequestFacts) -> tuple[Refusal | None, tuple[Breach, ...]]:
     """What the request's size says already, with the answer as long as it may become; the first rejection wins."""
     most = facts.prompt_tokens + facts.max_tokens
-    cost = policy.prices.cost(facts.prompt_tokens, facts.max_tokens, facts.template)
+    cost = policy.prices.cost(facts.prompt_tokens, facts.max_tokens * facts.choices, facts.template)
     sizes: dict[str, Decimal | float] = {
         "max_prompt_tokens": facts.prompt_tokens,
         "max_tokens": most,
@@ -153,17 +149,16 @@ def before(policy: Policy, facts: RequestFacts) -> tuple[Refusal | None, tuple[B
     return (_refusal(found[0], facts) if found else None), found[:1]
 
 
-def after(policy: Policy, outcome: Outcome) -> tuple[Breach, ...]:
+def after(policy: Policy, figures: Figures) -> tuple[Breach, ...]:
     """What the request was in the end, for those thresholds that alert."""
-    tokens = outcome.prompt_tokens + outcome.completion_tokens
-    cost = policy.prices.cost(outcome.prompt_tokens, outcome.completion_tokens, outcome.template)
+    cost = policy.prices.cost(figures.prompt_tokens, figures.completion_tokens, figures.template)
     sizes: dict[str, Decimal | float] = {
-        "max_prompt_tokens": outcome.prompt_tokens,
-        "max_tokens": tokens,
+        "max_prompt_tokens": figures.prompt_tokens,
+        "max_tokens": figures.tokens,
         "max_cost_usd": cost,
     }
-    if outcome.queue_delay_us is not None:
-        sizes["max_queue_delay_us"] = outcome.queue_delay_us
+    if figures.queue_delay_us is not None:
+        sizes["max_queue_delay_us"] = figures.queue_delay_us
     return tuple(one for one in _breaches(policy, sizes) if not one.rejected)
 
 
@@ -178,15 +173,14 @@ def _breach(name: str, threshold: Threshold, value: Decimal) -> Breach:
 
 
 def _refusal(breach: Breach, facts: RequestFacts) -> Refusal:
-    data = {"threshold": breach.threshold, "value": str(breach.value), "limit": str(breach.limit)}
     if breach.reason == "cost_budget":
         message = f"the request may cost {breach.value} US dollars, and at most {breach.limit} are allowed"
-        return Refusal(400, "cost_budget_overrun", message, "max_tokens", data)
+        return Refusal(400, "cost_budget_overrun", message, "max_tokens")
     if breach.threshold == "max_prompt_tokens":
         message = f"the prompt has {breach.value} tokens, and at most {breach.limit} are allowed"
-        return Refusal(400, TOKEN_BUDGET, message, "messages", data)
+        return Refusal(400, TOKEN_BUDGET, message, "messages")
     message = (
         f"the prompt has {facts.prompt_tokens} tokens and the answer may have {facts.max_tokens}: "
         f"together more than the {breach.limit} that are allowed"
     )
-    return Refusal(400, TOKEN_BUDGET, message, "max_tokens", data)
+    return Refusal(400, TOKEN_BUDGET, message, "max_tokens")

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+
 from hermetic.digest import hash_bytes
 from hermetic.errors import Domain, HermeticError
 
@@ -79,7 +82,8 @@ def _read(folder: str, name: str) -> Schema:
             schema = json.load(stream)
         if not isinstance(schema, dict):
             raise ValueError("a schema is a JSON object")  # noqa: TRY004
-    except (OSError, ValueError, RecursionError) as error:
-        message = f"{os.path.join(folder, name)} is no JSON schema: {error}"
+        Draft202012Validator.check_schema(schema)
+    except (OSError, ValueError, RecursionError, SchemaError) as error:
+        message = f"{os.path.join(folder, name)} is no JSON schema: {getattr(error, 'message', error)}"
         raise HermeticError(Domain.RECIPE, "schema-invalid", message) from error
     return Schema(matched["name"], matched["version"], schema_digest(schema), schema)

@@ -1,0 +1,230 @@
+"""A policy at work: the proxy's hooks. What it decides is in modules beside it; here is what it remembers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from hermetic.llm.policy import PolicyFile
+from hermetic.serve.dashboard_routes import routes
+from hermetic.serve.openai.hooks import Facts, Outcome, Passed, Refusal, Serving
+from hermetic.serve.policy.admission import Admitted, admit
+from hermetic.serve.policy.alerts import Alerts
+from hermetic.serve.policy.decisions import Figures, after
+from hermetic.serve.policy.delivery import Deliveries
+from hermetic.serve.policy.events import WARM_UP_FAILED, WARMED_UP, EventLog
+from hermetic.serve.policy.figures import figures_of, request_line
+from hermetic.serve.policy.manifests import PromptRuntimeManager, RuntimeManifest, for_engine, read_manifests
+from hermetic.serve.policy.metrics import Labels, Metrics
+from hermetic.serve.policy.redaction import Redactor
+from hermetic.serve.policy.schemas import SchemaRegistry
+from hermetic.serve.policy.side import SHOWN, Engine, Side
+from hermetic.serve.policy.warming import warm_up
+from hermetic.serve.policy.windows import Windows
+from hermetic.serve.readiness import ReadinessFacts, Reason, SignOffs, WarmUpState, reasons, seal_of
+
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
+__all__ = ["Clocks", "PolicyHooks", "event_log"]
+
+_LOST: Final = frozenset({502, 503})
+_LOOK_EVERY_S: Final = 1.0
+_DELIVERY_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Time, for tests to hold: `now` gives seconds that only grow."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+
+
+def event_log(file: PolicyFile) -> EventLog:
+    """Where the deployment of `file` logs its events."""
+    return EventLog(file.path(f"{file.policy.state}/events.jsonl"), Redactor(file.policy.redaction))
+
+
+class PolicyHooks:
+    """The hooks of one deployment with one engine. Raises `HermeticError` for what the policy names and is not sound.
+
+    `model` is what clients call it.
+    """
+
+    def __init__(
+        self, file: PolicyFile, model: str, engine: Engine, *, log: EventLog | None = None, clocks: Clocks | None = None
+    ) -> None:
+        self.file = file
+        self.policy = policy = file.policy
+        self.model = model
+        self.log = log or event_log(file)
+        self.clocks = clocks or Clocks()
+        self.redactor = Redactor(policy.redaction)
+        self.registry = SchemaRegistry.read(file.path(policy.schemas.folder)) if policy.schemas else SchemaRegistry()
+        self.manifests = read_manifests(file.path(policy.runtime_manifests)) if policy.runtime_manifests else ()
+        self.sign_offs = SignOffs(file.path(f"{policy.state}/sign-offs"))
+        self.deliveries = Deliveries(policy.recipients, self._delivered, sleep=self.clocks.sleep)
+        self.alerts = Alerts(policy, self.log, self.deliveries, self.clocks.now)
+        self.side = self.new_side("", engine)
+        self._running: dict[str, Admitted] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.serving: Serving
+        self.metrics: Metrics
+
+    def new_side(self, key: str, engine: Engine) -> Side:
+        now = self.clocks.now
+        return Side(key, engine, Windows(self.policy.windows(), now), Windows(SHOWN, now))
+
+    async def start(self, serving: Serving) -> None:
+        self.serving = serving
+        self.metrics = Metrics(serving.registry)
+        self.spawn(self.warm(self.side))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.deliveries.finish(_DELIVERY_S)
+
+    def route(self, endpoint: str, headers: Mapping[str, str]) -> str:  # noqa: ARG002
+        return ""
+
+    def side_of(self, key: str) -> Side:  # noqa: ARG002
+        return self.side
+
+    def before(self, facts: Facts, headers: Mapping[str, str]) -> Refusal | Passed:
+        side = self.side_of(facts.engine)
+        answer, admitted = admit(self.policy, self.registry, side.identity, facts, headers)
+        for breach in admitted.breaches:
+            self.metrics.breach(breach)
+            self.alerts.breach(breach, self._about(side, facts, admitted))
+        if isinstance(answer, Passed):
+            self._running[facts.id] = admitted
+        else:
+            self.log.tell("llm.request_refused", code=answer.code, **self._about(side, facts, admitted))
+        return answer
+
+    def after(self, facts: Facts, outcome: Outcome) -> None:
+        admitted = self._running.pop(facts.id, Admitted())
+        side, figures = self.side_of(facts.engine), figures_of(outcome, admitted)
+        cost = self.policy.prices.cost(figures.prompt_tokens, figures.completion_tokens, admitted.template)
+        labels = Labels(self.model, admitted.schema_id, admitted.operation or facts.endpoint, side.identity.engine_hash)
+        self.metrics.record(labels, figures, cost)
+        about = self._about(side, facts, admitted)
+        line = request_line(figures, admitted, outcome, about)
+        self.log.tell("llm.request", **line, cost_usd=float(cost))
+        for breach in after(self.policy, figures):
+            self.metrics.breach(breach)
+            self.alerts.breach(breach, about)
+        if outcome.status in _LOST:
+            self._lost(side)
+        if not line["gone"]:
+            side.record(figures, cost)
+            self.watch(side)
+            self.ended(side, figures)
+
+    def ended(self, side: Side, figures: Figures) -> None:
+        """A request of `side` has been counted; for who decides about engines."""
+
+    async def unready(self) -> Sequence[str]:
+        """Every reason, as one line each; Triton's own readiness is the proxy's to say."""
+        return [self.redactor.text(str(one)) for one in await self.reasons() if one.code != "triton-not-ready"]
+
+    def routes(self) -> Sequence[BaseRoute]:
+        return routes(self)
+
+    async def reasons(self) -> tuple[Reason, ...]:
+        """Why the engine that is served is not ready, all of it."""
+        side = self.side
+        reachable = await self.serving.reachable(side.key)
+        if not reachable:
+            self._lost(side)
+        self.watch(side)
+        manager = self.manager()
+        facts = ReadinessFacts(
+            reachable=reachable,
+            warm_up=side.warm,
+            warm_up_problem=side.warmed.problem if side.warmed else "",
+            switched=side.engine.switched(),
+            manifest=self._differences(manager),
+            failing=tuple(side.windows.failing()),
+            unsigned=self.sign_offs.missing(self.policy.readiness.sign_off, self.seal()),
+            unwritten=self.alerts.unwritten,
+        )
+        return reasons(facts)
+
+    def canary_facts(self) -> dict[str, Any]:
+        """Of a trial that runs or has run; nothing without one."""
+        return {}
+
+    def manager(self) -> PromptRuntimeManager | None:
+        """For the runtime manifest of the engine that is served."""
+        found: RuntimeManifest | None = for_engine(self.manifests, self.side.identity.engine_hash)
+        return PromptRuntimeManager(found, self.policy, self.side.identity) if found is not None else None
+
+    def _differences(self, manager: PromptRuntimeManager | None) -> list[str] | None:
+        if manager is None:
+            return None if self.policy.runtime_manifests else []
+        return [str(one) for one in manager.mismatches()]
+
+    def seal(self) -> str:
+        identity = self.side.identity
+        return seal_of(identity.engine_hash, identity.tokenizer_hash, self.file.digest)
+
+    def watch(self, side: Side) -> None:
+        """Alert for each window that holds no more, once until it holds again."""
+        failing = {one.window.model_dump_json(): one for one in side.windows.failing()}
+        for name, held in failing.items():
+            if name not in side.failing:
+                self.alerts.window(held, self.identified(side))
+        side.failing = frozenset(failing)
+
+    async def warm(self, side: Side) -> None:
+        """Warm up as soon as Triton answers; again if it goes meanwhile."""
+        while True:
+            while not await self.serving.reachable(side.key):
+                await self.clocks.sleep(_LOOK_EVERY_S)
+            prompts = self.policy.readiness.warm_up
+            done = await warm_up(prompts, lambda body: self.serving.chat(body, side.key), self.model, self.clocks.now)
+            if not done.problem or await self.serving.reachable(side.key):
+                break
+        side.warmed = done
+        side.warm = WarmUpState.FAILED if done.problem else WarmUpState.DONE
+        event = WARM_UP_FAILED if done.problem else WARMED_UP
+        more = {"cause": done.problem} if done.problem else {}
+        taken = {"prompts": len(prompts), "latency_ms": list(done.latency_ms), "tokens_out": done.tokens_out}
+        self.alerts.record(event, **self.identified(side), **taken, **more)
+
+    def spawn(self, work: Any) -> None:
+        """Run a coroutine beside everything else until `stop`."""
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def identified(self, side: Side) -> dict[str, Any]:
+        """What every event says of the engine."""
+        identity = side.identity
+        return {
+            "model": self.model,
+            "engine_hash": identity.engine_hash,
+            "tokenizer_hash": identity.tokenizer_hash,
+            "quantisation": identity.quantisation,
+        }
+
+    def _about(self, side: Side, facts: Facts, admitted: Admitted) -> dict[str, Any]:
+        asked: dict[str, Any] = {"request": facts.id, "endpoint": facts.endpoint}
+        asked |= {"operation": admitted.operation or None, "schema_id": admitted.schema_id or None}
+        return {**self.identified(side), **asked}
+
+    def _lost(self, side: Side) -> None:
+        if side.warm is not WarmUpState.PENDING:
+            side.lost()
+            self.spawn(self.warm(side))
+
+    def _delivered(self, recipient: str, document: Mapping[str, Any], problem: str) -> None:
+        if problem:
+            self.log.tell("llm.alert_undelivered", recipient=recipient, alert=document.get("id"), cause=problem)
