@@ -18,6 +18,7 @@ from pydantic import Field, InstanceOf, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from hermetic.errors import HermeticError
+from hermetic.llm import memory
 from hermetic.llm.environments import files_environment
 from hermetic.llm.findings import Finding, Severity
 from hermetic.llm.origins import origins
@@ -151,15 +152,23 @@ class Engine(Stage):
         for finding in coupled(self.options):
             if finding.severity is Severity.ERROR:
                 raise _unfit(f"{finding.message}: {finding.hint}")
+        for finding in memory.findings(self):
+            if finding.severity is Severity.ERROR:
+                raise _unfit(f"{finding.message}: {finding.hint}")
         return self
 
     def parameters_in_full(self) -> dict[str, Any]:
-        """As ever, without the inputs that are not given."""
-        return {name: value for name, value in super().parameters_in_full().items() if value is not None}
+        """As ever, without the inputs that are not given, and with the memory of a GPU, which its key names anyway."""
+        found = {name: value for name, value in super().parameters_in_full().items() if value is not None}
+        return found | ({"device_gib": self.gpu.memory_gib} if self.gpu is not None else {})
+
+    def parameters_in_key(self) -> dict[str, Any]:
+        return {name: value for name, value in super().parameters_in_key().items() if name != "device_gib"}
 
     def findings(self) -> list[Finding]:
-        """What ``hermetic lint`` has to say of the options beyond the errors that a recipe cannot have."""
-        return [*check_values(self.options, table(_TOOLS[self.builder], self.release)).findings, *coupled(self.options)]
+        """What ``hermetic lint`` has to say beyond the errors that a recipe cannot have."""
+        options = check_values(self.options, table(_TOOLS[self.builder], self.release)).findings
+        return [*options, *coupled(self.options), *memory.findings(self)]
 
 
 class Manifest(Stage):

@@ -18,6 +18,7 @@ from stage_file import Refused, StageFile, read_json, run, say
 #: Without a second process for a single rank; the default path goes through MPI and may not come back.
 SINGLE = {"TLLM_WORKER_USE_SINGLE_PROCESS": "1"}
 TIMING_CACHE = "timing.cache"
+RUNTIME_GIB = 1  # an allowance, as in hermetic's own estimate
 NO_CACHE = b"the builder wrote no timing cache\n"
 
 
@@ -35,6 +36,7 @@ def build(stage: StageFile) -> None:
 def _build(stage: StageFile) -> list[str]:
     checkpoint = stage.input("checkpoint")
     _check(checkpoint)
+    _check_memory(checkpoint, stage.parameters.get("device_gib", 0))
     command = ["trtllm-build", "--checkpoint_dir", str(checkpoint), "--output_dir", str(stage.out)]
     (stage.out / TIMING_CACHE).write_bytes(NO_CACHE)  # an artefact must be there, should the tool have none to write
     command += ["--log_level", "info", "--output_timing_cache", str(stage.out / TIMING_CACHE)]
@@ -76,6 +78,19 @@ def _check(checkpoint: Path) -> None:
     ]
     if missing:
         raise Refused(f"the checkpoint lacks {', '.join(missing)}, and its config.json says it has {world} ranks")
+
+
+def _check_memory(checkpoint: Path, device: int) -> None:
+    """The largest rank against the GPU that it is for: here its size is known to the byte."""
+    largest = max(path.stat().st_size for path in checkpoint.glob("rank*.safetensors")) / (1 << 30)
+    if not device:
+        return
+    left = device - largest - RUNTIME_GIB
+    say(f"weights of the largest rank {largest:.1f} GiB of {device} GiB, {left:.1f} GiB left for the key-value cache")
+    if left <= 0:
+        raise Refused(f"{largest:.1f} GiB of weights do not fit into a GPU of {device} GiB, runtime included")
+    if left < device / 4:
+        say(f"warning: {left / device:.0%} of the GPU are left for the key-value cache, less than a quarter")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,150 @@
+"""Does an engine fit into the memory of the GPUs that its stage declares? Said before anything is fetched or built.
+
+Of a checkpoint in a folder beside the recipe everything is known from its ``config.json``. Of one that is fetched the
+lock file has the sizes of the weights, and they say whether the weights fit and what is left for the key-value cache,
+but not how much cache a request takes. What neither says is not guessed, and then there are no findings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, Final
+
+from hermetic.errors import HermeticError
+from hermetic.llm.capacity import WEIGHT_FORMATS, Serving, estimate, read_shape
+from hermetic.llm.capacity.estimate import CACHE_SHARE, CONTEXT_BYTES
+from hermetic.llm.findings import Finding, Severity
+from hermetic.recipe import FixedOutput, Gpu, Source, Stage
+
+__all__ = ["Need", "findings", "need"]
+
+GIB: Final = 1 << 30
+#: Roles that lead from a stage to the checkpoint that it began with.
+_TOWARDS: Final = ("checkpoint", "snapshot", "base", "model", "weights")
+_WEIGHTS: Final = ".safetensors"
+_SOURCE: Final = "the serving guide: at least 25 % of device memory for the key-value cache"
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of one device: its memory, `weights`, what is left for the cache, and what the largest batch at full length
+    needs of it (0: not known).
+    """
+
+    device: int
+    weights: int
+    left: int
+    cache: int = 0
+
+    @property
+    def share(self) -> Fraction:
+        return Fraction(self.left, self.device)
+
+
+def findings(engine: Any) -> Iterator[Finding]:
+    """Of an engine stage: ``does-not-fit`` (error), ``little-cache`` (warning), ``batch-over-cache`` (note).
+
+    The runtime's own memory is an allowance of 1 GiB.
+    """
+    found = need(engine)
+    if found is None:
+        return
+    weights, device, left = (_gib(size) for size in (found.weights, found.device, found.left))
+    if found.left <= 0:
+        message = f"its weights take at least {weights} of the {device} of each GPU, and the runtime about 1 GiB more"
+        hint = "a smaller weight format, more GPUs (tp), or another GPU"
+        yield Finding("does-not-fit", Severity.ERROR, "gpu", message, hint)
+    elif found.share < CACHE_SHARE:
+        message = f"of {device} of each GPU {left} are left for the key-value cache ({float(found.share):.0%})"
+        hint = "a smaller weight format, more GPUs (tp), or another GPU"
+        yield Finding("little-cache", Severity.WARNING, "gpu", message, hint, _SOURCE)
+    elif found.cache > found.left:
+        message = f"the largest batch at full length needs {_gib(found.cache)} of cache, and {left} are left"
+        yield Finding("batch-over-cache", Severity.NOTE, "options", message, "requests will wait for one another")
+
+
+def need(engine: Any) -> Need | None:
+    """None if the recipe names no GPU with its memory, or what the weights are is not known."""
+    gpu: Gpu | None = engine.gpu
+    if gpu is None or not gpu.memory_gib:
+        return None
+    device = gpu.memory_gib * GIB
+    chain = list(_towards(engine))
+    origin = chain[-1]
+    made = next((name for item in chain if (name := getattr(item, "format", "")) in WEIGHT_FORMATS), "")
+    cache = next((name for item in chain if (name := getattr(item, "kv_cache", ""))), "none")
+    options = {**dict(getattr(engine.checkpoint, "options", {}) or {}), **engine.options}
+    tp, pp = (_count(chain, options, name) for name in ("tp", "pp"))
+    whole = _from_config(origin, engine, Serving(made or "none", cache, tp=tp, pp=pp, device_bytes=device))
+    if whole is not None:
+        return whole
+    stored = _stored(origin)
+    if not stored:
+        return None
+    bits = WEIGHT_FORMATS[made].bits if made else Fraction(16)  # what is not quantised here is taken as it is stored
+    weights = int(stored * bits / 16) // (tp * pp)
+    return Need(device, weights, device - weights - CONTEXT_BYTES)
+
+
+def _towards(engine: Any) -> Iterator[Stage | Source]:
+    """The stages from the engine's checkpoint to where its weights came from, which is last."""
+    item: Stage | Source | None = engine.checkpoint
+    while item is not None:
+        yield item
+        roles = item.inputs_by_role() if isinstance(item, Stage) else {}
+        item = next((roles[role] for role in _TOWARDS if role in roles), None)
+
+
+def _count(chain: list[Stage | Source], options: dict[str, Any], name: str) -> int:
+    given = next((getattr(item, name) for item in chain if isinstance(getattr(item, name, None), int)), 0)
+    return int(given or options.get(f"{name}_size") or 1)
+
+
+def _from_config(origin: Stage | Source, engine: Any, serving: Serving) -> Need | None:
+    config = _config(origin)
+    if config is None:
+        return None
+    options = engine.options
+    serving = replace(
+        serving,
+        max_batch_size=options.get("max_batch_size") or 1,
+        max_seq_len=options.get("max_seq_len") or 0,
+        max_num_tokens=options.get("max_num_tokens") or 8192,
+    )
+    try:
+        found = estimate(read_shape(config), serving)
+    except HermeticError:
+        return None  # not a model that is known: the program that reads it will say so
+    return Need(serving.device_bytes, found.weights, found.cache_left, found.cache_needed)
+
+
+def _config(origin: Stage | Source) -> dict[str, Any] | None:
+    """``config.json`` of a Hugging Face checkpoint that lies beside the recipe."""
+    if not isinstance(origin, Source) or isinstance(origin, FixedOutput):
+        return None
+    try:
+        with open(os.path.join(origin.path, "config.json"), encoding="utf-8") as stream:
+            found = json.load(stream)
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "quantization_config" not in found else None
+
+
+def _stored(origin: Stage | Source) -> int:
+    """Bytes of the weights as they are stored; 0 if nobody can say without fetching."""
+    if isinstance(origin, FixedOutput):
+        if origin.entry is None:
+            return 0
+        return sum(file.size for name, file in origin.selected(origin.entry).items() if name.endswith(_WEIGHTS))
+    if not isinstance(origin, Source) or not os.path.isdir(origin.path):
+        return 0
+    names = [name for name in os.listdir(origin.path) if name.endswith(_WEIGHTS)]
+    return sum(os.path.getsize(os.path.join(origin.path, name)) for name in names)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
