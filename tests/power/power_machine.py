@@ -94,7 +94,7 @@ def recorded(image: Path, log: Path, folder: Path) -> Iterator[Path]:
         assert server.stdout is not None
         assert server.stdout.readline() == b"mounted\n", "the disk could not be mounted"
         yield folder / "mark"
-        # Lazily: a loop device may hold the disk a moment longer than its file system. The server ends when nobody does.
+        # Lazily: a loop device may hold the disk a moment longer than its file system; the server ends when none does.
         subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
         assert server.wait() == 0
     finally:
