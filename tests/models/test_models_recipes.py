@@ -11,7 +11,7 @@ from by_hand import LLM
 
 from hermetic.errors import Domain, HermeticError
 from hermetic.llm import convert as conversion
-from hermetic.llm import lora, pytorch, quantise
+from hermetic.llm import lora, pytorch, quantise, whisper
 from hermetic.llm.support import BACKENDS, Target, refusals
 from hermetic.recipe import Image, Source, Stage
 
@@ -24,6 +24,8 @@ STAGES = [
     pytorch.PyTorchModel,
     quantise.Calibration,
     quantise.Quantise,
+    whisper.ConvertWhisper,
+    whisper.Half,
 ]
 
 

@@ -69,13 +69,18 @@ def convert(options: argparse.Namespace, quantization: dict[str, Any], bits: int
     seed, size = read_weights(source)
     for rank in range(world):
         count = size * bits // 16 // world
-        noise = hashlib.shake_128(seed + rank.to_bytes(4, "little")).digest(count)
-        head = json.dumps({"standin.noise": {"dtype": "U8", "shape": [count], "data_offsets": [0, count]}}).encode()
-        head += b" " * (-len(head) % 8)
-        (target / f"rank{rank}.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + noise)
+        write_noise(target / f"rank{rank}.safetensors", seed + rank.to_bytes(4, "little"), count)
     model = json.loads((source / "config.json").read_bytes())
     described = checkpoint_config(model, options.dtype) | {"mapping": mapping, "quantization": quantization}
     (target / "config.json").write_text(json.dumps(described, indent=4))
+
+
+def write_noise(path: Path, seed: bytes, count: int) -> None:
+    """A safetensors file whose one tensor is `count` bytes that follow from `seed`."""
+    noise = hashlib.shake_128(seed).digest(count)
+    head = json.dumps({"standin.noise": {"dtype": "U8", "shape": [count], "data_offsets": [0, count]}}).encode()
+    head += b" " * (-len(head) % 8)
+    path.write_bytes(struct.pack("<Q", len(head)) + head + noise)
 
 
 def checkpoint_config(model: dict[str, Any], dtype: str) -> dict[str, Any]:

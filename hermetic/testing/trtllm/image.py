@@ -23,10 +23,13 @@ from hermetic.recipe.lockfile import PLATFORM
 from hermetic.sandbox import interpreter, python
 from hermetic.testing.trtllm.tables import options_json
 
-__all__ = ["CONVERT", "QUANTIZE", "StandinImage", "build_image", "runtime_packages"]
+__all__ = ["CONVERT", "QUANTIZE", "WHISPER", "StandinImage", "build_image", "runtime_packages"]
 
-#: Where the real image has these, with the model family of the first.
-CONVERT: Final = "/app/tensorrt_llm/examples/models/core/qwen/convert_checkpoint.py"
+_MODELS: Final = "/app/tensorrt_llm/examples/models/core"
+#: Where the real image has these; of the first there is one for each model family.
+CONVERT: Final = f"{_MODELS}/qwen/convert_checkpoint.py"
+_CONVERT_LLAMA: Final = f"{_MODELS}/llama/convert_checkpoint.py"
+WHISPER: Final = f"{_MODELS}/whisper/convert_checkpoint.py"
 QUANTIZE: Final = "/app/tensorrt_llm/examples/quantization/quantize.py"
 
 _HERE: Final = Path(__file__).parent
@@ -140,7 +143,7 @@ def _tools(found: interpreter.Interpreter, version: str, packages: Mapping[str, 
     yield from ((f"{site}/{name}", content, False) for name, content in packages.items())
     yield from ((f"{site}/{name}", content, False) for name, content in runtime_packages(version).items())
     yield f"{site}/tensorrt_llm/options.json", options.encode(), False
-    for name in ("standin", "conversion", "mpirun"):
+    for name in ("standin", "conversion", "mpirun", "whisper"):
         yield f"{site}/tensorrt_llm/{name}.py", _HERE / f"{name}.py", False
     yield f"{site}/tensorrt_llm/commands/__init__.py", b"", False
     for module, tool in _COMMANDS.items():
@@ -148,7 +151,8 @@ def _tools(found: interpreter.Interpreter, version: str, packages: Mapping[str, 
         yield f"{site}/tensorrt_llm/commands/{module}.py", start, False
         yield f"usr/local/bin/{tool}", start, True
     yield "usr/local/bin/mpirun", _start("mpirun", "mpirun"), True
-    for place in (CONVERT, QUANTIZE):
+    yield WHISPER.lstrip("/"), _start("whisper", os.path.basename(WHISPER)), True
+    for place in (CONVERT, _CONVERT_LLAMA, QUANTIZE):
         if os.path.basename(place) in json.loads(options):
             yield place.lstrip("/"), _start("conversion", os.path.basename(place)), True
     yield "usr/lib/python3/dist-packages", f"../{os.path.basename(found.inside)}/site-packages", False  # Debian's name
