@@ -92,7 +92,7 @@ def qwen3(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestQwen3:
     def test_the_graph_has_the_trees_of_the_other_driver(self, nix: Nix, qwen3: Path, cli, monkeypatch) -> None:
-        chosen = ("--set", f"image={nix.image.reference}")
+        chosen = ("--set", f"image={nix.image.reference}", "--set", "gpu=none")
         with Hub() as hub:
             monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
             files = {path.name: path.read_bytes() for path in (RECIPES / "tiny_qwen3/model").iterdir()}

@@ -26,7 +26,7 @@ class TestRealPins:
 
     def test_the_plan_and_its_commands_need_no_network(self, cli) -> None:
         steps = [json.loads(line) for line in cli("plan", str(RECIPES / "qwen3.py"), "--json").lines]
-        assert [step["stage"] for step in steps] == ["Qwen3-32B", "samples", "weights", "engine", "manifest"]
+        assert [step["stage"] for step in steps] == ["Qwen3-32B", "samples", "weights", "engine", "smoke", "manifest"]
         assert DIGEST in cli("plan", str(RECIPES / "qwen3.py"), "--commands").stdout
 
     def test_the_checks_accept_it(self, cli) -> None:
@@ -45,7 +45,7 @@ class TestToTheEnd:
         for name in ("qwen3.py", "tiny_qwen3/calibration.txt"):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             shutil.copy(RECIPES / name, tmp_path / name)
-        chosen = ("--set", f"image={image.reference}")
+        chosen = ("--set", f"image={image.reference}", "--set", "gpu=none")
         with Hub() as hub:
             monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
             files = {path.name: path.read_bytes() for path in (RECIPES / "tiny_qwen3/model").iterdir()}
@@ -59,6 +59,7 @@ class TestToTheEnd:
         assert manifest["containers"] == [image.digest]
         assert manifest["quantisation"]["quant_algo"] == "W4A8_AWQ"
         assert "tokenizer.json" in manifest["tokenizer"]
+        assert [answer["end"] for answer in manifest["smoke"]["answers"]] == ["end token", "end token"]
         # The Hub is gone: nothing below is fetched again.
         blackwell = cli("realise", "qwen3.py#nvfp4_manifest", *chosen)
         assert blackwell.exit_code == 0, blackwell.stderr
@@ -67,5 +68,5 @@ class TestToTheEnd:
         steps = [
             json.loads(line) for line in cli("plan", "qwen3.py", *chosen, "--set", "max_batch_size=8", "--json").lines
         ]
-        assert [step["stage"] for step in steps if step["action"] == "build"] == ["engine", "manifest"]
+        assert [step["stage"] for step in steps if step["action"] == "build"] == ["engine", "smoke", "manifest"]
         assert os.path.isdir(result.lines[0])
