@@ -65,7 +65,7 @@ engine = tensorrt_llm.Engine(
     },
 )
 
-# The engine counts as built, and has a manifest, only if it answers as it should. Add golden answers once you have some.
+# The engine counts as built, and has a manifest, only if it answers as it should. Add golden answers once you have one.
 smoke = Smoke(engine=engine, prompts=("What is the capital of France?", "What is 2+2?"))
 manifest = tensorrt_llm.Manifest(engine=engine, calibration=samples, smoke=smoke)
 
