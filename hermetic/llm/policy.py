@@ -213,12 +213,13 @@ class Readiness(Model):
 
 class Canary(Model):
     """`share_percent` of the requests go to a candidate; after `requests` of them, and within `within_s` seconds at
-    the latest, it takes over or is given up.
+    the latest, it takes over or is given up. A request that names an engine gets that one, unless with `share_named`.
     """
 
     share_percent: Annotated[Count, Field(le=50)] = 5
     requests: Count = 100
     within_s: Annotated[Count, Field(le=86_400)] = 3600
+    share_named: bool = False
 
 
 _PER_REQUEST: Final[tuple[tuple[str, WindowMetric], ...]] = (

@@ -36,17 +36,7 @@ class Admitted:
 def admit(
     policy: Policy, registry: SchemaRegistry, identity: Identity, facts: Facts, headers: Mapping[str, str]
 ) -> tuple[Refusal | Passed, Admitted]:
-    """`headers` are by lower-case name. Every answer, a refusal too, says in its headers which engine was asked."""
-    answer, admitted = _admit(policy, registry, identity, facts, headers)
-    shown = {**identity.headers, **({"X-Schema-Id": admitted.schema_id} if admitted.schema_id else {})}
-    if isinstance(answer, Refusal):
-        return Refusal(answer.status, answer.code, answer.message, answer.param, answer.kind, shown), admitted
-    return Passed(answer.defaults, shown), admitted
-
-
-def _admit(
-    policy: Policy, registry: SchemaRegistry, identity: Identity, facts: Facts, headers: Mapping[str, str]
-) -> tuple[Refusal | Passed, Admitted]:
+    """`headers` are by lower-case name; `identity` is what they must name."""
     operation, template = headers.get("x-operation", ""), headers.get("x-template", "")
     named = Admitted(operation)
     if refusal := check_headers(policy, identity, headers):
@@ -64,7 +54,8 @@ def _admit(
     refusal, breaches = before(policy, RequestFacts(facts.prompt_tokens, length, facts.choices, template))
     admitted = Admitted(operation, template, schema_id, breaches)
     limited = {} if _chosen(facts) else {"max_tokens": length}
-    return refusal or Passed({**_given(defaults), **added, **limited}), admitted
+    shown = {"X-Schema-Id": schema_id} if schema_id else {}
+    return refusal or Passed({**_given(defaults), **added, **limited}, shown), admitted
 
 
 def _length(policy: Policy, defaults: Operation, facts: Facts) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from hermetic.llm.policy import PolicyFile
@@ -13,7 +13,7 @@ from hermetic.serve.dashboard_routes import routes
 from hermetic.serve.openai.hooks import Facts, Outcome, Passed, Refusal, Serving
 from hermetic.serve.policy.admission import Admitted, admit
 from hermetic.serve.policy.alerts import Alerts
-from hermetic.serve.policy.decisions import Figures, after
+from hermetic.serve.policy.decisions import Figures, Identity, after
 from hermetic.serve.policy.delivery import Deliveries
 from hermetic.serve.policy.events import WARM_UP_FAILED, WARMED_UP, EventLog
 from hermetic.serve.policy.figures import figures_of, request_line
@@ -96,9 +96,14 @@ class PolicyHooks:
     def side_of(self, key: str) -> Side:  # noqa: ARG002
         return self.side
 
+    def named_by(self, side: Side, headers: Mapping[str, str]) -> Identity:  # noqa: ARG002
+        """What a request to `side` must name in its headers."""
+        return side.identity
+
     def before(self, facts: Facts, headers: Mapping[str, str]) -> Refusal | Passed:
         side = self.side_of(facts.engine)
-        answer, admitted = admit(self.policy, self.registry, side.identity, facts, headers)
+        answer, admitted = admit(self.policy, self.registry, self.named_by(side, headers), facts, headers)
+        answer = replace(answer, headers={**answer.headers, **side.identity.headers})
         for breach in admitted.breaches:
             self.metrics.breach(breach)
             self.alerts.breach(breach, self._about(side, facts, admitted))
