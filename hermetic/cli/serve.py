@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 
 import click
 
@@ -13,28 +14,49 @@ from hermetic.errors import Domain, HermeticError
 WAYS = {
     "triton": ("serve_triton", "Start Triton with an engine."),
     "compose": ("serve_compose", "Write the files that start it: Docker Compose, Kubernetes, systemd."),
+    "openai": ("serve_openai", "Answer OpenAI's API with a Triton that runs already."),
     "policy": ("serve_policy", "Check a policy file."),
 }
 
 
 class _Ways(click.Group):
+    """What is none of the ways is something to serve, all in one."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(WAYS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in WAYS:
-            close = difflib.get_close_matches(cmd_name, WAYS, n=1)
-            hint = f"did you mean hermetic serve {close[0]}?" if close else "hermetic serve --help lists them"
-            raise HermeticError(Domain.USAGE, "no-command", f"there is no hermetic serve {cmd_name!r}", hint=hint)
         module = importlib.import_module(f"hermetic.cli.{WAYS[cmd_name][0]}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if any(one in WAYS for one in args[:1]):
+            return super().resolve_command(ctx, args)
+        _insist_on_no_slip(args[0])
+        from hermetic.cli.serve_all import command as everything
+
+        return ctx.info_name, everything, args
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl([(way, line) for way, (_, line) in WAYS.items()])
 
 
-@click.command("serve", cls=_Ways)
+def _insist_on_no_slip(name: str) -> None:
+    """What looks like a way and is none may be a slip of the fingers; an engine like that can be given by its path."""
+    close = difflib.get_close_matches(name, WAYS, n=1, cutoff=0.75)
+    if close and not os.path.exists(name):
+        hint = f"did you mean hermetic serve {close[0]}?"
+        raise HermeticError(Domain.USAGE, "no-command", f"there is no hermetic serve {name!r}", hint=hint)
+
+
+@click.command(
+    "serve",
+    cls=_Ways,
+    subcommand_metavar="NAME|PATH|RECIPE[#STAGE] | COMMAND [ARGS]...",
+)
 def command() -> None:
-    """Serve an engine."""
+    """Serve an engine: Triton, OpenAI's API on port 9000 and readiness in one, or a part of that by a COMMAND."""

@@ -1,0 +1,63 @@
+"""``hermetic serve NAME``: Triton, OpenAI's API before it, and readiness, in one command."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import click
+
+from hermetic.cli import options
+from hermetic.cli.serve_proxy import announce, answering, proxy_of, proxy_options, proxy_settings
+from hermetic.cli.serve_triton import server_options, settings_of, wish_of
+from hermetic.cli.serving import Prepared, prepared
+from hermetic.errors import Domain, HermeticError
+from hermetic.serve.launch import serving
+from hermetic.serve.launch_ports import insist_on_free
+from hermetic.serve.launch_signals import stopping
+
+
+@click.command("serve")
+@click.argument("target", metavar="NAME|PATH|RECIPE[#STAGE]")
+@options.setting
+@options.store
+@options.as_json
+@server_options
+@proxy_options
+def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool, **given: Any) -> None:
+    """Start Triton with an engine and OpenAI's API before it, on port 9000.
+
+    --host and the ports with a name are Triton's, --listen and --port the API's. Everything ends with this command.
+    SIGTERM and Ctrl-C let running answers end; a second one does not.
+    """
+    settings = proxy_settings(given)
+    insist_on_free(settings.host, {"port": settings.port})
+    with prepared(wish_of(target, sets, store, given)) as found:
+        asyncio.run(_serve(found, given, as_json=as_json))
+
+
+async def _serve(found: Prepared, given: dict[str, Any], *, as_json: bool) -> None:
+    with stopping() as stop:
+        settings = settings_of(given)
+        async with serving(found.subject, found.launcher, settings, _show) as server:
+            proxy = await asyncio.to_thread(proxy_of, found, server.grpc, given)
+            told = asyncio.ensure_future(stop.told.wait())
+
+            def ready() -> None:
+                stop.gentle = True
+                announce(proxy, as_json=as_json, **vars(settings.ports))
+
+            try:
+                await answering(proxy, [server.ended, told], ready)
+            finally:
+                told.cancel()
+            if server.ended.done():
+                ended = server.ended.result()
+                message = f"Triton ended by itself: status {ended.status}, signal {ended.signal}"
+                raise HermeticError(Domain.ENVIRONMENT, "triton-ended", message)
+
+
+def _show(chunk: bytes) -> None:
+    sys.stderr.buffer.write(chunk)
+    sys.stderr.buffer.flush()

@@ -1,0 +1,56 @@
+"""``hermetic serve openai``: OpenAI's API before a Triton that runs already."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hermetic.cli import options
+from hermetic.cli.link import default_folder
+from hermetic.cli.serve_proxy import announce, answering, proxy_of, proxy_options
+from hermetic.cli.serving import Wish, prepared
+from hermetic.serve.launch_signals import stopping
+from hermetic.serve.openai.app import Proxy
+
+
+@click.command("openai")
+@click.argument("target", metavar="NAME|PATH|RECIPE[#STAGE]")
+@options.setting
+@options.store
+@options.as_json
+@click.option("--triton", "address", default="127.0.0.1:8001", show_default=True, metavar="HOST:PORT", help="Its gRPC.")
+@click.option("--to", type=click.Path(path_type=Path), help="The folder of links to engines [~/.cache/trtllm-engines].")
+@click.option("--manifest", type=click.Path(exists=True), help="What vouches for the engine [its own manifest.json].")
+@click.option("--tokenizer", type=click.Path(exists=True, file_okay=False), envvar="TOKENIZER_DIR")
+@click.option("--repository", type=click.Path(exists=True, file_okay=False), envvar="MODEL_REPO")
+@click.option("--drain", type=click.IntRange(min=0), default=30, show_default=True, metavar="SECONDS")
+@proxy_options
+def command(
+    target: str, sets: tuple[str, ...], store: str | None, as_json: bool, address: str, to: Path | None, **given: Any
+) -> None:
+    """Answer OpenAI's API with the Triton at --triton, which serves the same engine.
+
+    The model is called what the TARGET is called. SIGTERM and Ctrl-C let running answers end; a second one does not.
+    """
+    paths = {name: given[name] for name in ("manifest", "tokenizer", "repository")}
+    wish = Wish(target, str(to or default_folder()), sets, store, **paths)
+    with prepared(wish) as found:
+        proxy = proxy_of(found, address, given)
+        asyncio.run(_serve(proxy, as_json=as_json))
+
+
+async def _serve(proxy: Proxy, *, as_json: bool) -> None:
+    with stopping() as stop:
+        told = asyncio.ensure_future(stop.told.wait())
+
+        def ready() -> None:
+            stop.gentle = True
+            announce(proxy, as_json=as_json)
+
+        try:
+            await answering(proxy, [told], ready)
+        finally:
+            told.cancel()

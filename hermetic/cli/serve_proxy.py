@@ -1,0 +1,138 @@
+"""What the ways of serving that speak OpenAI's API share: their options, and the proxy itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from hermetic.cli import console
+from hermetic.cli.serving import Prepared
+from hermetic.errors import Domain, HermeticError
+from hermetic.serve.openai.app import Proxy
+from hermetic.serve.openai.engine import Engine
+from hermetic.serve.openai.hooks import Hooks, NoHooks
+from hermetic.serve.openai.server import listening
+from hermetic.serve.openai.settings import ProxySettings
+from hermetic.serve.triton_deployment import Deployment, read_deployment, verify
+
+__all__ = ["announce", "answering", "model_of", "proxy_of", "proxy_options", "proxy_settings"]
+
+F = TypeVar("F", bound=Callable[..., object])
+#: Keys for clients, separated by commas or white space.
+KEYS = "HERMETIC_API_KEYS"
+_MIB = 1 << 20
+
+
+def proxy_options(function: F) -> F:
+    """What the proxy can be told."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--listen", default="127.0.0.1", show_default=True, help="The address that the API listens on."),
+    click.option("--port", type=click.IntRange(1, 65535), default=9000, show_default=True, help="And its port."),
+    click.option("--model-id", help="What clients call the model [its name]."),
+    click.option(
+        "--api-keys",
+        type=click.Path(path_type=Path),
+        help=f"A file with a key on each line [{KEYS}].",
+    ),
+    click.option("--policy", type=click.Path(), help="The deployment's policy file."),
+    click.option("--concurrent", type=click.IntRange(min=1), default=64, show_default=True, help="Answers at once."),
+    click.option("--queue", type=click.IntRange(min=0), default=256, show_default=True, help="Requests that may wait."),
+    click.option("--queue-seconds", type=click.FloatRange(min=0), default=30.0, show_default=True),
+    click.option("--deadline", type=click.FloatRange(min=0.1), default=600.0, show_default=True, metavar="SECONDS"),
+    click.option("--body-limit", type=click.IntRange(min=1), default=4, show_default=True, metavar="MIB"),
+    click.option(
+        "--thinking",
+        type=click.Choice(["separate", "strip", "keep"]),
+        default="separate",
+        show_default=True,
+        help="What becomes of <think>: reasoning_content, nothing, or text.",
+    ),
+)
+
+
+def proxy_settings(given: dict[str, Any]) -> ProxySettings:
+    """The values of `proxy_options`. Raises `HermeticError` (usage/bad-keys)."""
+    return ProxySettings(
+        host=given["listen"],
+        port=given["port"],
+        concurrent=given["concurrent"],
+        waiting=given["queue"],
+        wait_s=given["queue_seconds"],
+        deadline_s=given["deadline"],
+        body_bytes=given["body_limit"] * _MIB,
+        thinking=given["thinking"],
+        keys=_keys(given["api_keys"]),
+        drain_s=given["drain"],
+    )
+
+
+def _keys(file: Path | None) -> tuple[str, ...]:
+    """A file without keys would let everybody in, so it is refused."""
+    if file is None:
+        return tuple(os.environ.get(KEYS, "").replace(",", " ").split())
+    try:
+        keys = tuple(file.read_text(encoding="ascii").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise HermeticError(Domain.USAGE, "bad-keys", f"{file} cannot be read: {error}") from error
+    if not keys:
+        raise HermeticError(Domain.USAGE, "bad-keys", f"{file} has no key")
+    return keys
+
+
+def model_of(found: Prepared, given: dict[str, Any]) -> str:
+    """A profile's name, or what is left of a recipe's."""
+    name = found.subject.name.partition("#")[0]
+    return given["model_id"] or (name.removesuffix(".py") or name)
+
+
+def proxy_of(found: Prepared, address: str, given: dict[str, Any]) -> Proxy:
+    """The proxy for the Triton at `address`. Its tokenizer is the deployment's, or it is refused."""
+    deployment = read_deployment(found.subject.repository)
+    tokenizer = os.path.join(found.subject.tokenizer, deployment.tokenizer_folder).rstrip("/")
+    verify("tokenizer", tokenizer, deployment.tokenizer_files, whole=False)
+    model = model_of(found, given)
+    engine = Engine.at(model, tokenizer, address, deployment)
+    return Proxy({"": engine}, proxy_settings(given), _hooks(found, model, deployment, given["policy"]))
+
+
+def _hooks(found: Prepared, model: str, deployment: Deployment, policy: str | None) -> Hooks:
+    if policy is None:
+        return NoHooks()
+    from hermetic.llm.policy_reading import read_policy
+    from hermetic.serve.policy.decisions import Identity
+    from hermetic.serve.policy.runtime import PolicyHooks
+    from hermetic.serve.policy.side import Engine as Governed
+
+    identity = Identity(deployment.engine_hash, deployment.quantisation, deployment.tokenizer_hash, deployment.limits)
+    return PolicyHooks(read_policy(policy), model, Governed(identity, found.subject.engine, found.link))
+
+
+async def answering(proxy: Proxy, ends: list[asyncio.Future[Any]], ready: Callable[[], None]) -> None:
+    """Serve until one of `ends`; `ready` is called when the API listens. Drains on the way out."""
+    async with listening(proxy) as server:
+        ready()
+        await asyncio.wait([*ends, server], return_when=asyncio.FIRST_COMPLETED)
+        if server.done():
+            raise HermeticError(Domain.ENVIRONMENT, "proxy-ended", "the API ended by itself")
+        console.note("draining; once more to stop at once")
+
+
+def announce(proxy: Proxy, *, as_json: bool, **more: Any) -> None:
+    """Say where it listens."""
+    engine, settings = proxy.engines[""], proxy.settings
+    if as_json:
+        said = {"event": "ready", "model": engine.model, "host": settings.host, "port": settings.port, **more}
+        console.json_line({**said, "engine": engine.deployment.engine_hash})
+    else:
+        console.data(f"http://{settings.host}:{settings.port}/v1")
+        console.note(f"{engine.model} is answered at http://{settings.host}:{settings.port}/v1")

@@ -1,0 +1,153 @@
+"""``POST /v1/chat/completions`` and ``/v1/completions``: read, answered, and given up when the client goes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from hermetic.serve.openai.answer import Answer, Asked
+from hermetic.serve.openai.bodies import read_json
+from hermetic.serve.openai.errors import ApiError
+from hermetic.serve.openai.gate import Receive, Scope, Send, send_error
+from hermetic.serve.openai.slots import Slots
+
+__all__ = ["Endpoint"]
+
+_KEEP_ALIVE_S = 15.0  #: Intermediaries take a silent connection for a dead one.
+_STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+Prepare = Callable[[Asked], Awaitable[Answer]]
+
+
+class Endpoint:
+    """An ASGI application. `prepare` makes a request an answer, or raises `ApiError`; `refused` hears of that."""
+
+    def __init__(
+        self, name: str, slots: Slots, body_bytes: int, prepare: Prepare, refused: Callable[[str, ApiError], None]
+    ) -> None:
+        self._name, self._slots, self._limit = name, slots, body_bytes
+        self._prepare, self._refused = prepare, refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope["state"]
+        try:
+            data = await self._read(receive, state["headers"])
+            asked = Asked(state["id"], self._name, read_json(data), state["headers"], len(data))
+            answer = await self._prepare(asked)
+        except _Gone:
+            return
+        except ApiError as error:
+            self._refused(self._name, error)
+            await send_error(send, error)
+            return
+        await _unless_gone(receive, self._answer(answer, send))
+
+    async def _read(self, receive: Receive, headers: Mapping[str, str]) -> bytes:
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self._limit:
+            raise self._too_long()
+        chunks, size = [], 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > self._limit:
+                raise self._too_long()
+            if not message.get("more_body"):
+                return b"".join(chunks)
+
+    def _too_long(self) -> ApiError:
+        message = f"a request may have {self._limit} bytes"
+        return ApiError(413, "request_too_large", message, headers={"Connection": "close"})
+
+    async def _answer(self, answer: Answer, send: Send) -> None:
+        headers = {**answer.engine.headers, **answer.headers}
+        try:
+            if answer.body.stream:
+                async with contextlib.aclosing(answer.stream(self._slots)) as pieces:
+                    await _send_stream(send, pieces, headers)
+            else:
+                said = await answer.whole(self._slots)
+                await _send_json(send, said, headers)
+        except ApiError as error:
+            await send_error(send, error, headers)
+
+
+class _Gone(Exception):  # noqa: N818  # no error of ours
+    """The client went before it had said what it wants."""
+
+
+async def _unless_gone(receive: Receive, work: Any) -> None:
+    """Do it, or give it up when the client goes."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+        if not working.done():
+            working.cancel()
+        await asyncio.wait((working, gone))
+    if not working.cancelled():
+        working.result()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send_json(send: Send, said: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+    body = json.dumps(said, ensure_ascii=False).encode("utf-8", "replace")
+    await send(_start(200, {"content-type": "application/json", "content-length": str(len(body)), **headers}))
+    await send({"type": "http.response.body", "body": body})
+
+
+def _start(status: int, headers: Mapping[str, str]) -> MutableMapping[str, Any]:
+    listed = [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": listed}
+
+
+async def _send_stream(send: Send, pieces: AsyncIterator[bytes], headers: Mapping[str, str]) -> None:
+    """Nothing is sent before there is a piece, so that an error has its own status; but after a while of silence the
+    stream is opened with comments.
+    """
+    start = _start(200, {**_STREAM_HEADERS, **headers})
+    first = asyncio.ensure_future(anext(pieces, b""))
+    begun = False
+    try:
+        while not (await asyncio.wait((first,), timeout=_KEEP_ALIVE_S))[0]:
+            if not begun:
+                await send(start)
+                begun = True
+            await send(_body(b": still waiting\n\n"))
+        data = await _shown(first) if begun else await first
+        if not begun:
+            await send(start)
+        await send(_body(data))
+        async for piece in pieces:
+            await send(_body(piece))
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        if not first.done():
+            first.cancel()
+            await asyncio.wait((first,))
+
+
+async def _shown(first: asyncio.Future[bytes]) -> bytes:
+    """An error is a piece by now."""
+    try:
+        return await first
+    except ApiError as error:
+        return b"data: " + error.encoded() + b"\n\n"
+
+
+def _body(data: bytes) -> MutableMapping[str, Any]:
+    return {"type": "http.response.body", "body": data, "more_body": True}
