@@ -1,4 +1,4 @@
-"""Documents as tests read them: fenced blocks, the files and commands in those, and whether a `hermetic` call exists."""
+"""Documents as tests read them: fenced blocks, files and commands in those, and whether a `hermetic` call exists."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from hermetic.cli.app import main
+from hermetic.errors import HermeticError
 
 SHELL = frozenset({"sh", "bash", "console"})
 _FENCE = re.compile(r"^( *)```(\w+)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
@@ -81,11 +82,12 @@ def problem(words: list[str]) -> str:
         names = [name.strip() for name in rest[0].split(",")]
         if names[0].isupper() or names[0] == "...":
             return ""
-        if names[0] not in command.list_commands(context):
+        try:
+            _, found, rest = command.resolve_command(context, [names[0], *rest[1:]])
+        except (HermeticError, click.UsageError):
             return f"there is no command {rest[0]}"
-        found = command.get_command(context, names[0])
         assert found is not None
-        command, rest = found, rest[1:]
+        command = found
     known = {spelling for parameter in command.params for spelling in (*parameter.opts, *parameter.secondary_opts)}
     given = [word.partition("=")[0] for word in _before_dashes(rest) if re.match(r"--?[a-zA-Z]", word)]
     unknown = [option for option in given if option not in known | {"--help", "-h", "--version"}]
