@@ -13,13 +13,28 @@
       ];
       each = lib.genAttrs systems;
       pkgsOf = system: nixpkgs.legacyPackages.${system};
-      made = each (
-        system:
-        import ./nix/lib.nix {
-          inherit system;
-          pkgs = pkgsOf system;
-        }
-      );
+      makeWith =
+        relaxed:
+        each (
+          system:
+          import ./nix/lib.nix {
+            inherit relaxed system;
+            pkgs = pkgsOf system;
+          }
+        );
+      made = makeWith false;
+      # The same for machines whose Nix gives its sandbox no GPU: nix build .#relaxed.NAME --option sandbox relaxed
+      relaxed = makeWith true;
+      functions = set: {
+        inherit (set)
+          fromRecipe
+          mkEngine
+          mkHfModel
+          mkOpenAIProxy
+          mkTritonRepo
+          mkTritonServerRuntime
+          ;
+      };
       app = program: {
         type = "app";
         inherit program;
@@ -37,16 +52,9 @@
       });
 
       # By system: hermetic.lib.x86_64-linux.mkEngine { ... }.
-      lib = each (system: {
-        inherit (made.${system})
-          fromRecipe
-          mkEngine
-          mkHfModel
-          mkOpenAIProxy
-          mkTritonRepo
-          mkTritonServerRuntime
-          ;
-      });
+      lib = each (system: functions made.${system} // { relaxed = functions relaxed.${system}; });
+
+      legacyPackages = each (system: { relaxed = relaxed.${system}.packages; });
 
       checks = each (system: made.${system}.checks);
 

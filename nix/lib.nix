@@ -66,6 +66,23 @@ let
       }) wanted;
     };
 
+  # What `lock` pins under a name, or a folder: a path or a derivation.
+  modelOf =
+    { hfModel, ... }@wanted:
+    if builtins.isString hfModel && !(lib.hasPrefix "/" hfModel) then mkHfModel wanted else hfModel;
+  tokenizerFiles = [
+    "added_tokens.json"
+    "chat_template.jinja"
+    "config.json"
+    "generation_config.json"
+    "merges.txt"
+    "special_tokens_map.json"
+    "tokenizer.json"
+    "tokenizer.model"
+    "tokenizer_config.json"
+    "vocab.json"
+  ];
+
   # An engine of a checkpoint as a Hub has it, built by trtllm-bench and harvested when it hangs.
   mkEngine =
     {
@@ -87,7 +104,7 @@ let
     }:
     let
       named = builtins.isString hfModel && !(lib.hasPrefix "/" hfModel);
-      model = if named then mkHfModel { inherit hfModel revision lock; } else hfModel;
+      model = modelOf { inherit hfModel revision lock; };
       moe = given { inherit moeTensorParallelSize moeExpertParallelSize moePlugin; };
       stages = fromTemplate { "placeholder/model" = model; } {
         engine =
@@ -142,11 +159,25 @@ let
   mkTritonServerRuntime =
     {
       name,
+      tokenizerModel ? null, # as mkEngine's hfModel; without it the engine's own
+      revision ? "main",
+      lock ? ../recipes/qwen3.lock.json,
       httpPort ? 8000,
       grpcPort ? 8001,
       metricsPort ? 8002,
       worldSize ? 1,
     }:
+    let
+      tokenizer =
+        if tokenizerModel == null then
+          ""
+        else
+          "${modelOf {
+            hfModel = tokenizerModel;
+            files = tokenizerFiles;
+            inherit revision lock;
+          }}";
+    in
     if worldSize != 1 then
       throw "an engine says how many ranks it has; hermetic serve starts them"
     else
@@ -154,7 +185,8 @@ let
         export TRITON_HTTP_PORT="''${TRITON_HTTP_PORT:-${toString httpPort}}"
         export TRITON_GRPC_PORT="''${TRITON_GRPC_PORT:-${toString grpcPort}}"
         export TRITON_METRICS_PORT="''${TRITON_METRICS_PORT:-${toString metricsPort}}"
-        [ -z "''${TRTLLM_TOKENIZER_PATH:-}" ] || export TOKENIZER_DIR="$TRTLLM_TOKENIZER_PATH"
+        tokenizer="''${TRTLLM_TOKENIZER_PATH:-${tokenizer}}"
+        [ -z "$tokenizer" ] || export TOKENIZER_DIR="$tokenizer"
         exec ${hermetic}/bin/hermetic serve triton ${lib.escapeShellArg name} "$@"
       '';
 

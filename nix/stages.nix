@@ -158,6 +158,7 @@ let
         python = "${pythonOf environment.python}";
         wheels = "${wheelsOf environment}";
         inherit libraries;
+        bwrap = "${pkgs.bubblewrap}/bin/bwrap"; # for a build without Nix's sandbox
         command = [
           "/build/env/python/bin/${commandOf environment.python}"
           "-P"

@@ -4,7 +4,9 @@ Nix's sandbox is the sandbox: own process, network, mount and IPC namespaces, ui
 folder. Here the stage's layout is made in it, its program is run, watched and harvested as the other driver does, and
 what it leaves is looked at as what enters a store is, and copied to the derivation's output.
 
-An image's root file system is put around the program by bubblewrap, which here only changes what ``/`` is.
+An image's root file system is put around the program by bubblewrap, which here only changes what ``/`` is. Where Nix
+was told to do without its sandbox (``--option sandbox false``, ``__noChroot``) there is no ``/build``, and `outside`
+makes one.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from hermetic.canonical import encode
 from hermetic.errors import Domain, HermeticError
 from hermetic.harvest import Ended, RealSite, Session, Watch, WatchLimits, take, too_small
 from hermetic.harvest.evidence import Outcome
-from hermetic.nix import output
+from hermetic.nix import output, outside
 from hermetic.recipe.harvest import Harvest, KnownSizes, LogLine
 from hermetic.sandbox import abi
 from hermetic.sandbox.plan import LaunchPlan
@@ -42,8 +44,8 @@ class Spec:
     """What ``nix/stage.nix`` says of a stage; paths are Nix store paths.
 
     `program` and `inputs` map a name or role to a path, `entry` is the program that is started. `python` and `wheels`
-    are a `PythonEnv`'s; `image` is the unpacked image's folder, `bwrap` what enters it. `libraries` is a search path
-    for what wheels need of a system.
+    are a `PythonEnv`'s; `image` is the unpacked image's folder, `bwrap` enters it or makes ``/build``. `libraries` is
+    a search path for what wheels need of a system.
     """
 
     name: str
@@ -67,9 +69,11 @@ def main() -> int:
     """The builder: reads the specification that Nix passes as a file, and builds ``$out``."""
     with open(os.environ["specPath"], "rb") as stream:
         spec = Spec(**json.load(stream))
+    if os.environ["NIX_BUILD_TOP"] != abi.BUILD:
+        outside.enter(spec.bwrap, spec.name)
     os.unlink(os.environ["specPath"])
     try:
-        digest = asyncio.run(build(spec, os.environ["NIX_BUILD_TOP"], os.environ["out"]))
+        digest = asyncio.run(build(spec, os.environ["out"]))
     except HermeticError as error:
         sys.stderr.write(f"error[{error.domain.value}/{error.reason}]: {error.message}\n")
         if error.hint:
@@ -79,14 +83,11 @@ def main() -> int:
     return 0
 
 
-async def build(spec: Spec, place: str, target: str) -> str:
-    """Run the stage in `place` and copy what it leaves to `target`; its tree digest, in hexadecimal.
+async def build(spec: Spec, target: str) -> str:
+    """Run the stage in ``/build`` and copy what it leaves to `target`; its tree digest, in hexadecimal.
 
     Raises `HermeticError` with domain build, timeout or environment.
     """
-    if place != abi.BUILD:
-        message = f"stages are built in {abi.BUILD}, and this is {place}"
-        raise HermeticError(Domain.ENVIRONMENT, "nix-no-sandbox", message, hint="nix build --option sandbox true")
     _adopt_orphans()
     _lay_out(spec)
     if spec.gpu is not None:
@@ -183,16 +184,13 @@ def _entered(spec: Spec, plan: LaunchPlan) -> tuple[list[str], list[int]]:
         os.lseek(descriptors[-1], 0, os.SEEK_SET)
         words += ["--ro-bind-data", str(descriptors[-1]), f"/etc/{name}"]
     if spec.gpu is not None:  # the driver's libraries are links into Nix's store
-        words += ["--ro-bind", "/nix/store", "/nix/store", "--ro-bind-try", _DRIVER, _DRIVER]
+        words += ["--ro-bind", "/nix/store", "/nix/store", "--ro-bind-try", outside.DRIVER, outside.DRIVER]
     return [*words, "--chdir", abi.CWD, "--", *plan.argv], descriptors
-
-
-_DRIVER: Final = "/run/opengl-driver"  # where NixOS and nix-required-mounts put a GPU's driver
 
 
 def _variables(spec: Spec, plan: LaunchPlan) -> dict[str, str]:
     """The fixed ones; and where Nix keeps what manylinux says a system has, since nothing is in ``/lib`` there."""
-    paths = [f"{_DRIVER}/lib"] if spec.gpu is not None else []
+    paths = [f"{outside.DRIVER}/lib"] if spec.gpu is not None else []
     paths += [part for part in (spec.libraries, plan.variables().get("LD_LIBRARY_PATH", "")) if part]
     return plan.variables() | ({"LD_LIBRARY_PATH": ":".join(paths)} if paths else {})
 

@@ -96,7 +96,7 @@ async def materialise(
     """
     if identity.parts is not None:
         mounts = await python.materialise(identity.parts, run, run.store, progress, indexes or {})
-        return EnvironmentMounts(mounts, python.SYMLINKS, python.VARIABLES, python.command(identity.parts))
+        return _of_python(mounts, identity.parts)
     if isinstance(environment, Image):
         root = await images.materialise(environment, run, progress, runtime)
         return of_image(environment, root, await image_wheels.materialise(environment, run, progress, indexes or {}))
@@ -109,13 +109,17 @@ def planned(environment: Environment, identity: Identity, store: Store) -> Envir
     """What `materialise` will give. Nothing is built, fetched or looked for, so it need not be there."""
     if identity.parts is not None:
         mounts = python.planned(identity.parts, store)
-        return EnvironmentMounts(mounts, python.SYMLINKS, python.VARIABLES, python.command(identity.parts))
+        return _of_python(mounts, identity.parts)
     if isinstance(environment, Image):
         root = images.planned(str(store.root), environment)
         return of_image(environment, root, image_wheels.planned(environment, store))
     if isinstance(environment, Host):
         return EnvironmentMounts(host.mounts(environment), python=host.command(environment))
     raise HermeticError(Domain.BUG, "unknown-environment", f"no sandbox knows {type(environment).__name__}")
+
+
+def _of_python(mounts: tuple[Mount, ...], parts: python.Parts) -> EnvironmentMounts:
+    return EnvironmentMounts(mounts, python.symlinks(parts), python.VARIABLES, python.command(parts))
 
 
 def of_image(image: Image, root: images.Root, wheels: tuple[Mount, ...] = ()) -> EnvironmentMounts:

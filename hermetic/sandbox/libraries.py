@@ -76,6 +76,8 @@ def needed(executable: str) -> dict[str, str]:
 def _list(loader: str, preload: list[str], executable: str) -> list[tuple[str, str]]:
     """Pairs of the name that was asked for and the path of every library that `executable` would be given."""
     environment = {"LD_PRELOAD": ":".join(preload), "LC_ALL": "C"}
+    if loader.startswith("/nix/store/"):  # no folder there holds all of manylinux: nix/lib.nix says which ones do
+        environment["LD_LIBRARY_PATH"] = os.environ.get("LD_LIBRARY_PATH", "")
     command = [loader, "--list", executable]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if result.returncode != 0:

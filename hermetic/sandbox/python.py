@@ -39,6 +39,7 @@ __all__ = [
     "materialise",
     "planned",
     "realise",
+    "symlinks",
     "value",
 ]
 
@@ -51,7 +52,7 @@ SYMLINKS: Final[Mapping[str, str]] = MappingProxyType(
 )  # fmt: skip
 VARIABLES: Final[Mapping[str, str]] = MappingProxyType({"PYTHONPATH": WHEELS})
 
-_LOCALES: Final = "/usr/lib/locale"  # compiled into glibc
+_LOCALES: Final = "/usr/lib/locale"  # compiled into glibc; Nix's has its own folder there
 _LOCALE: Final = "C.utf8"
 
 _CONTEXT: Final = "hermetic environment v1"
@@ -97,6 +98,15 @@ def value(parts: Parts) -> dict[str, Value]:
 def command(parts: Parts) -> tuple[str, ...]:
     """What starts a program: safe path, so that a folder it stands in is not imported from; no bytecode written."""
     return (f"{PYTHON}/bin/python{parts.interpreter.minor}", "-P", "-B")
+
+
+def symlinks(parts: Parts) -> Mapping[str, str]:
+    """Links of the sandbox's root by place, so that loader and libraries are where programs were told to look.
+
+    nixpkgs' interpreter names a loader in a folder of Nix's store, which is also where that loader looks by default.
+    """
+    folder = os.path.dirname(libraries.loader_of(parts.interpreter.executable))
+    return SYMLINKS if folder in SYMLINKS else {**SYMLINKS, folder: SYSTEM}
 
 
 async def materialise(
@@ -236,7 +246,8 @@ def _system_tree(found: Interpreter) -> Assembly:
     The C.UTF-8 locale is data of its own; without it ``std::locale("")`` throws.
     """
     files = libraries.resolve(found)
-    files |= {f"locale/{name}": path for name, path in _walk(_LOCALES, _LOCALE)}
-    loader = os.path.basename(libraries.loader_of(found.executable))
+    folder, loader = os.path.split(libraries.loader_of(found.executable))
+    locales = _LOCALES if folder in SYMLINKS else f"{folder}/locale"
+    files |= {f"locale/{name}": path for name, path in _walk(locales, _LOCALE)}
     links = {f"{os.uname().machine}-linux-gnu": "."}
     return Assembly(files=files, links=links, executable=frozenset({loader}))

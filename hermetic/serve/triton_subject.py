@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hermetic.errors import Domain, HermeticError
+from hermetic.serve import nix_store
 from hermetic.serve.triton_deployment import manifest_files, verify
 from hermetic.store import Realisation, Store
 
@@ -60,9 +61,9 @@ def _there(engine: Engine, reason: str) -> Engine:
 
 
 def vouch(engine: Engine, manifest: str | None, store: Store) -> str | None:
-    """Let something say that the engine is what it was when it was made; the manifest that did, None for the store.
+    """Let something say that the engine is what it was when it was made; the manifest that did, None for a store.
 
-    That is `manifest` if given, else ``manifest.json`` in the folder, else the store's own record of the path.
+    That is `manifest` if given, else ``manifest.json`` in the folder, else the store's record of the path, or Nix's.
     Raises `HermeticError`: trust/no-manifest where there is none of them, trust/engine-changed, trust/manifest-invalid.
     """
     listed = manifest or os.path.join(engine.path, "manifest.json")
@@ -72,6 +73,8 @@ def vouch(engine: Engine, manifest: str | None, store: Store) -> str | None:
         verify("engine", engine.path, manifest_files(listed), whole=True)
         return listed
     record = _record(engine.path, store)
+    if record is None and nix_store.vouches(engine.path):
+        return None
     if record is None:
         message = f"nothing vouches for {engine.path}: it has no manifest.json and is no path of this store"
         hint = "give the manifest that its build left with --manifest, or adopt it: hermetic import"

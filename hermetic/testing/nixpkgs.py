@@ -53,7 +53,7 @@ def prepare(
 
     `files` are what its fetchers find, by sha256; `images` what ``pullImage`` does, by their manifests' digests, with
     `variables` added to their own (a stand-in for TensorRT-LLM behaves as they say).
-    Needs busybox, bwrap and uv on this machine.
+    Needs busybox, bwrap, patchelf and uv on this machine.
     """
     target.mkdir(parents=True)
     for path in expressions.glob("*.nix"):
@@ -85,7 +85,8 @@ def _shell(folder: Path) -> None:
 
 def _programs(target: Path) -> None:
     (target / "programs").mkdir()
-    for name, path in (("uv", find_uv()), ("bwrap", shutil.which("bwrap") or "/usr/bin/bwrap")):
+    found = {name: shutil.which(name) or f"/usr/bin/{name}" for name in ("bwrap", "patchelf")}
+    for name, path in {**found, "uv": find_uv()}.items():
         shutil.copy(path, target / "programs" / name)
         os.chmod(target / "programs" / name, 0o755)  # noqa: S103
         for library, place in libraries.needed(path).items():

@@ -33,18 +33,36 @@ let
     '' { };
 
   version = builtins.replaceStrings [ "\n" ] [ "" ] (builtins.readFile ./version);
+  patchelf = "${wrapped "patchelf"}/bin/patchelf";
+  # As nixpkgs has it: an ELF program whose loader and libraries lie in Nix's store. With `site` they are found by that
+  # folder's modules too, which are wheels here and not built against them.
   pythonWith =
     site:
     shell "python3" ''
       mkdir -p $out/bin $out/lib/python${version}
-      printf '#!${self}/bin/sh\n%s\n' '${start "${self}/python/bin/python${version}"}' > $out/bin/python${version}
-      chmod +x $out/bin/python${version}
+      cp ${self}/system/*.so* $out/lib
+      cp ${self}/python/bin/python${version} $out/bin
       ln -s python${version} $out/bin/python3
       ln -s ${self}/python/lib/python${version}/* $out/lib/python${version}
+      rm $out/lib/python${version}/lib-dynload
+      cp -r ${self}/python/lib/python${version}/lib-dynload $out/lib/python${version}
+      chmod -R u+w $out
+      chmod 755 $out/bin/python${version} $out/lib/ld-linux*
+      ${patchelf} --set-interpreter $out/lib/ld-linux*.so.2 $out/bin/python${version}
+      for file in $out/bin/python${version} $out/lib/libpython* $out/lib/python${version}/lib-dynload/*; do
+        [ ! -f $file ] || ${patchelf} ${lib.optionalString site "--force-rpath"} --set-rpath $out/lib $file
+      done
       ${lib.optionalString site "ln -s ${self}/site $out/lib/python${version}/site-packages"}
     '' { };
   python = pythonWith false // {
-    withPackages = _: pythonWith true;
+    # As there, a program that starts the interpreter.
+    withPackages =
+      _:
+      shell "python3-env" ''
+        mkdir -p $out/bin
+        printf '#!${self}/bin/sh\nexec %s "$@"\n' ${pythonWith true}/bin/python${version} > $out/bin/python${version}
+        chmod +x $out/bin/python${version}
+      '' { };
   };
 
   brought =

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nix_machine import Nix, run_nix
+from nix_machine import Machine, Nix, locked, run_nix
 
 from hermetic.testing.nixpkgs import prepare
 from hermetic.testing.trtllm.image import build_image
@@ -55,6 +55,17 @@ def nix(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Iterator[Nix]
     yield Nix(flake, root, added.stdout.strip(), image)
     for folder, _, _ in os.walk(root):  # what Nix keeps is read-only, and is to be removed
         os.chmod(folder, 0o755)
+
+
+@pytest.fixture(scope="session")
+def machine(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """See `Machine`."""
+    if os.getuid() != 0:
+        pytest.skip("needs mount(2), for a /nix of its own")
+    home = tmp_path_factory.mktemp("home")
+    flake = home / "checkout"
+    locked(nix.flake, flake, nix.root, nix.standin)
+    return Machine(nix.root, flake, home)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +16,16 @@ from hermetic.recipe import Memo, Source
 from hermetic.recipe.source import hash_source
 from hermetic.testing.trtllm.image import StandinImage
 
-__all__ = ["Done", "Nix", "run_nix", "tree"]
+__all__ = ["Done", "Machine", "Nix", "locked", "run_nix", "tree"]
+
+_OPTIONS = {
+    "build-users-group": "",
+    "experimental-features": "nix-command flakes",
+    "sandbox": "true",
+    "sandbox-fallback": "false",
+    "substituters": "",
+    "warn-dirty": "false",
+}
 
 
 @dataclass(frozen=True)
@@ -66,16 +79,64 @@ def tree(path: Path | str) -> str:
 
 
 def run_nix(root: Path, *words: str) -> Done:
-    options = {
-        "build-users-group": "",
-        "experimental-features": "nix-command flakes",
-        "sandbox": "true",
-        "sandbox-fallback": "false",
-        "substituters": "",
-        "warn-dirty": "false",
-    }
-    given = [word for name, value in options.items() for word in ("--option", name, value)]
+    given = [word for name, value in _OPTIONS.items() for word in ("--option", name, value)]
     done = subprocess.run(
         ["nix", "--store", str(root), *given, *words], capture_output=True, text=True, check=False, cwd=root
     )
     return Done(done.stdout, done.stderr, done.returncode)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The same store where Nix's is on a real machine: ``/nix``, for the commands that are run here and nobody else.
+
+    `flake` is a checkout whose lock file has the stand-in for nixpkgs, so that commands need no option.
+    Needs root, for a mount in a namespace of its own.
+    """
+
+    root: Path
+    flake: Path
+    home: Path
+
+    def __call__(self, *command: str | Path, ok: bool = True, **variables: str) -> Done:
+        done = subprocess.run(
+            self._words(command), capture_output=True, text=True, check=False, cwd=self.flake, env=self._env(variables)
+        )
+        assert not ok or done.returncode == 0, done.stderr
+        return Done(done.stdout, done.stderr, done.returncode)
+
+    @contextmanager
+    def started(self, *command: str | Path, **variables: str) -> Iterator[str]:
+        """A command that goes on: its first line. It is told to stop at the end, and waited for."""
+        with (
+            open(self.home / "said", "w+") as said,
+            subprocess.Popen(
+                self._words(command), cwd=self.flake, env=self._env(variables), stdout=subprocess.PIPE, stderr=said
+            ) as process,
+        ):
+            assert process.stdout is not None
+            try:
+                line = process.stdout.readline().decode()
+                assert line, (self.home / "said").read_text()
+                yield line
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+
+    def _words(self, command: tuple[str | Path, ...]) -> list[str]:
+        mounted = 'mkdir -p /nix && mount --bind "$0" /nix && exec "$@"'
+        return ["unshare", "--mount", "sh", "-c", mounted, str(self.root / "nix"), *map(str, command)]
+
+    def _env(self, variables: Mapping[str, str]) -> dict[str, str]:
+        config = "".join(f"{name} = {value}\n" for name, value in _OPTIONS.items())
+        own = {"HOME": str(self.home), "HERMETIC_STORE": str(self.home / "store"), "NIX_CONFIG": config}
+        return {name: text for name, text in os.environ.items() if not name.startswith("XDG_")} | own | variables
+
+
+def locked(flake: Path, target: Path, root: Path, standin: str) -> None:
+    """Copy the checkout `flake` with a lock file that has the stand-in for nixpkgs."""
+    shutil.copytree(flake, target, symlinks=True)
+    digest = run_nix(root, "hash", "path", f"{root}{standin}").stdout.strip()
+    lock = json.loads((target / "flake.lock").read_text())
+    lock["nodes"]["nixpkgs"]["locked"] = {"type": "path", "path": standin, "narHash": digest, "lastModified": 1}
+    (target / "flake.lock").write_text(json.dumps(lock))
