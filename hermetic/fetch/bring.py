@@ -31,6 +31,9 @@ _LONGEST_PAUSE_S: Final = 60.0
 _PIECE: Final = 1 << 20
 _SMALL: Final = 1 << 24
 _RESERVE: Final = 64 << 20  # bytes that stay free for records and logs
+#: The Hub answers 400 to who asks for more at once; what is larger is asked for in parts (docs/adr/0027).
+_LONGEST: Final = 50 * 10**9
+_PART: Final = 10**9
 
 Tell = Callable[[int], None]
 
@@ -198,9 +201,8 @@ class Bringer:
             before = arriving.length
             try:
                 self._receive(path, file, arriving)
-                if arriving.length >= file.size:
-                    return
-                raise BrokenError("the connection ended early")  # as if it had said so
+                if arriving.length < _end(file, before):
+                    raise BrokenError("the connection ended early")  # as if it had said so
             except BrokenError as error:
                 self._check_stop()
                 failures = 1 if arriving.length > before else failures + 1
@@ -212,7 +214,8 @@ class Bringer:
 
     def _receive(self, path: str, file: LockedFile, arriving: _Arriving) -> None:
         """Append what comes; never more than one byte too many."""
-        with self.origin.stream(path, arriving.length) as (start, pieces):
+        count = None if file.size <= _LONGEST else _end(file, arriving.length) - arriving.length
+        with self.origin.stream(path, arriving.length, count) as (start, pieces):
             if start != arriving.length:
                 self._restart(arriving)
             for piece in pieces:
@@ -267,6 +270,11 @@ class _Arriving:
 
     def is_whole(self, file: LockedFile) -> bool:
         return self.length == file.size and self._digest.hexdigest() == file.sha256
+
+
+def _end(file: LockedFile, start: int) -> int:
+    """Where the answer ends that is asked for from `start` on."""
+    return file.size if file.size <= _LONGEST else min(file.size, start + _PART)
 
 
 def _remove_others(out: str, wanted: set[str]) -> None:

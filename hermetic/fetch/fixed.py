@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 
 from hermetic.fetch import checkpoint
 from hermetic.fetch.bring import Bringer
@@ -37,11 +38,11 @@ def resolve(outputs: Sequence[FixedOutput], known: FixedEntry | None) -> FixedEn
         return resolve_objects(first.uri, chosen, known)
     from hermetic.fetch.hub import Hub, parse  # noqa: PLC0415  # as above
 
-    hub = Hub(parse(first.uri), secret=first.secret)
-    entry = hub.resolve(chosen, known)
-    for output in outputs:
-        if output.check:
-            _look_ahead(hub, output, entry)
+    with closing(Hub(parse(first.uri), secret=first.secret)) as hub:
+        entry = hub.resolve(chosen, known)
+        for output in outputs:
+            if output.check:
+                _look_ahead(hub, output, entry)
     return entry
 
 

@@ -1,6 +1,6 @@
 """Hugging Face Hubs: what a revision stands for, and its files by commit. Spoken by the Hub's own client.
 
-The client's session, headers, tokens, listings and errors are used; the bytes are received here, because the client
+The client's sessions, headers, tokens, listings and errors are used; the bytes are received here, because the client
 throws away what it has of a file when it is interrupted, and hashes nothing (docs/adr/0021).
 """
 
@@ -89,10 +89,10 @@ class Hub(HttpOrigin):
 
         return build_hf_headers(token=self._token or False, library_name="hermetic")
 
-    def session(self) -> httpx.Client:
-        from huggingface_hub import get_session  # noqa: PLC0415  # as above
+    def make_client(self) -> httpx.Client:
+        from huggingface_hub.utils._http import default_client_factory  # noqa: PLC0415  # as above
 
-        return get_session()
+        return default_client_factory()
 
     def request(self, path: str) -> tuple[str, Mapping[str, str]]:
         from huggingface_hub import hf_hub_url  # noqa: PLC0415  # as above

@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import httpx2 as httpx
 
@@ -59,10 +60,12 @@ class HttpOrigin:
     def __init__(self, described: str) -> None:
         self.described = described
         self._guard = threading.Lock()
-        self._open: set[socket.socket] = set()
+        self._client: httpx.Client | None = None
+        self._connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._aborted = False
 
-    def session(self) -> httpx.Client:
+    def make_client(self) -> httpx.Client:
+        """A client that nobody else uses: `abort` ends all of its connections."""
         raise NotImplementedError
 
     def request(self, path: str) -> tuple[str, Mapping[str, str]]:
@@ -80,10 +83,10 @@ class HttpOrigin:
         asked = {**headers, "Accept-Encoding": "identity"}
         if offset or count is not None:
             asked["Range"] = f"bytes={offset}-{offset + count - 1 if count is not None else ''}"
+        noted = {"trace": self._note}
         with (
             self.speaking(),
-            self.session().stream("GET", url, headers=asked, timeout=_TIMEOUT) as response,
-            self._breakable(response),
+            self._session().stream("GET", url, headers=asked, timeout=_TIMEOUT, extensions=noted) as response,
         ):
             self._check(response, path)
             yield offset if response.status_code == 206 else 0, response.iter_raw()
@@ -101,20 +104,21 @@ class HttpOrigin:
                 raise unreachable(self.described, "its certificate is not trusted") from error
             raise BrokenError(type(error).__name__) from error
 
-    @contextmanager
-    def _breakable(self, response: httpx.Response) -> Iterator[None]:
-        stream = response.extensions.get("network_stream")
-        connection = stream.get_extra_info("socket") if stream is not None else None
-        if connection is None:
-            yield
-            return
+    def _session(self) -> httpx.Client:
         with self._guard:
-            self._open.add(connection)
-        try:
-            yield
-        finally:
-            with self._guard:
-                self._open.discard(connection)
+            if self._client is None:
+                self._client = self.make_client()
+            return self._client
+
+    def _note(self, event: str, info: Mapping[str, Any]) -> None:
+        """Of each connection, from when there is one: whoever waits for an answer on it must be stoppable too."""
+        if not event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            return
+        connection = info["return_value"].get_extra_info("socket")
+        with self._guard:
+            self._connections.add(connection)
+            if self._aborted:  # meanwhile
+                _shut(connection.shutdown)
 
     def _check(self, response: httpx.Response, path: str) -> None:
         if response.status_code in {200, 206}:
@@ -130,11 +134,15 @@ class HttpOrigin:
         """As `Origin` says."""
         self._aborted = True
         with self._guard:
-            for connection in self._open:
+            for connection in self._connections:
                 _shut(connection.shutdown)
 
     def close(self) -> None:
-        """As `Origin` says; who has a session of its own closes it."""
+        """As `Origin` says."""
+        with self._guard:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
 
 def _shut(shutdown: Callable[[int], None]) -> None:

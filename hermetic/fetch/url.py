@@ -33,7 +33,6 @@ class Url(HttpOrigin):
             raise HermeticError(Domain.TRUST, "plain-http", message, hint="write https://")
         super().__init__(address)
         self._address = address
-        self._client = httpx.Client(follow_redirects=True, headers={"User-Agent": "hermetic"})
 
     @property
     def name(self) -> str:
@@ -41,11 +40,8 @@ class Url(HttpOrigin):
         name = unquote(urlsplit(self._address).path.rpartition("/")[2])
         return name if is_safe_path(name) else "file"
 
-    def session(self) -> httpx.Client:
-        return self._client
-
-    def close(self) -> None:
-        self._client.close()
+    def make_client(self) -> httpx.Client:
+        return httpx.Client(follow_redirects=True, headers={"User-Agent": "hermetic"})
 
     def request(self, path: str) -> tuple[str, Mapping[str, str]]:  # noqa: ARG002  # there is one
         return self._address, {}

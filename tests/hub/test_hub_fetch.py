@@ -3,6 +3,8 @@ asked for again.
 """
 
 import hashlib
+import shutil
+import socket
 import threading
 from pathlib import Path
 
@@ -82,9 +84,10 @@ class TestLocking:
         import hermetic.fetch.hub as client
 
         monkeypatch.setattr(client.Hub, "_pause", staticmethod(lambda _said, _attempt: None))
-        with Hub() as gone:
-            monkeypatch.setenv("HF_ENDPOINT", gone.endpoint)
-        assert kit.reason(lambda: resolve([kit.output()], None)) == "environment/origin-unreachable"
+        with socket.socket() as deaf:  # nobody else is given its port meanwhile
+            deaf.bind(("127.0.0.1", 0))
+            monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+            assert kit.reason(lambda: resolve([kit.output()], None)) == "environment/origin-unreachable"
 
     def test_a_listing_that_leads_out(self, hub: Hub) -> None:
         hub.repository("acme/tiny").commit({"../../outside": b"1"})
@@ -262,8 +265,10 @@ class TestFetching:
         tiny.commits.clear()
         assert kit.reason(lambda: kit.fetch(item, tmp_path)) == "environment/hub-no-revision"
 
-    def test_a_disk_that_is_too_small(self, tmp_path: Path, hub: Hub) -> None:
-        huge = FixedEntry(commit="0" * 40, files={"a": LockedFile(size=1 << 50, sha256="0" * 64)})
+    def test_a_disk_that_is_too_small(self, tmp_path: Path, hub: Hub, monkeypatch) -> None:
+        """Whatever this machine's says: some file systems claim to have room without end."""
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 31, 1 << 30, 1 << 30))
+        huge = FixedEntry(commit="0" * 40, files={"a": LockedFile(size=1 << 30, sha256="0" * 64)})
         assert kit.reason(lambda: kit.fetch(kit.output(entry=huge), tmp_path)) == "environment/disk-too-small"
         assert hub.served == []
 
@@ -275,9 +280,25 @@ class TestFetching:
             "LICENSE_ACCEPTED.txt": b"licence: llama3.1\nof: hf://acme/tiny\naccepted: in the recipe\n",
         }
 
-    def test_stopping_ends_a_download_that_hangs(self, hub: Hub, tiny: Repository, tmp_path: Path) -> None:
+    def test_what_the_hub_gives_in_parts_only(self, hub: Hub, tiny: Repository, tmp_path: Path, monkeypatch) -> None:
+        """As the real one does above 50 GB."""
         item = kit.locked()
-        held = hub.fault(Fault(f"/storage/{SHARD}", hold=1000))
+        hub.longest = 400_000
+        assert kit.reason(lambda: kit.fetch(item, tmp_path)) == "environment/hub-failed"
+        monkeypatch.setattr(bring, "_LONGEST", 400_000)
+        monkeypatch.setattr(bring, "_PART", 300_000)
+        before = len(hub.bodies(SHARD))
+        hub.fault(Fault(f"/storage/{SHARD}", cut=100_001))
+        assert kit.fetch(item, tmp_path) == kit.model()
+        bodies = hub.bodies(SHARD)[before:]
+        assert [body.start for body in bodies] == [0, 100_001, 400_001, 700_001, 1_000_001]
+        assert sum(body.sent for body in bodies) == len(kit.model()[SHARD])
+
+    @pytest.mark.parametrize("how", [{"hold": 1000}, {"hold": 0}, {"mute": True}])
+    def test_stopping_ends_a_download_that_hangs(self, hub: Hub, tiny: Repository, tmp_path: Path, how) -> None:
+        item = kit.locked()
+        path = "/resolve/.*" if "mute" in how else "/storage/"
+        held = hub.fault(Fault(path + SHARD, **how))
         work = Fetch(item, str(tmp_path / "w"), str(tmp_path / "q"), tell=lambda _: None, nearby=lambda _: ())
         ended: list[BaseException] = []
 

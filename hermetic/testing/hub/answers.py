@@ -57,6 +57,9 @@ class Handler(BaseHTTPRequestHandler):
             self._fault.seen.set()
             self._json({"error": "on demand"}, self._fault.status, self._fault.headers)
             return
+        if self._fault is not None and self._fault.mute:
+            self._fault.seen.set()
+            self._fault.wait()
         try:
             self._route(url.path, {name: values[-1] for name, values in parse_qs(url.query).items()})
         except _Refused as refusal:
@@ -177,6 +180,8 @@ class Handler(BaseHTTPRequestHandler):
         if start >= blob.size and "Range" in self.headers:
             self._empty(416, {"Content-Range": f"bytes */{blob.size}"})
             return
+        if end - start > self.hub.longest:
+            raise _Refused(400, "", "Bad Request")
         partial = "Range" in self.headers
         if partial:
             headers = headers | {"Content-Range": f"bytes {start}-{end - 1}/{blob.size}"}
@@ -220,13 +225,15 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         with open(blob.content, "rb") as stream:
             while start < end:
-                count = os.sendfile(self.connection.fileno(), stream.fileno(), start, min(_PIECE * 4, end - start))
+                most = min(_PIECE * 4, end - start)
+                self._served.sent += most
+                count = os.sendfile(self.connection.fileno(), stream.fileno(), start, most)
+                self._served.sent += count - most
                 start += count
-                self._served.sent += count
 
     def _push(self, data: bytes) -> None:
+        self._served.sent += len(data)  # before they go: who has received them may look at once
         self.wfile.write(data)
-        self._served.sent += len(data)
 
     def _json(self, document: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(document).encode()

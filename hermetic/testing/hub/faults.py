@@ -15,8 +15,8 @@ class Fault:
 
     At most one of these: `status`, an answer with that code (and `headers`, such as ``Retry-After``); `cut`, the
     connection ends after that many bytes of the body; `corrupt`, the body has its right length and its first byte
-    wrong; `hold`, the body stops after that many bytes until `release` is called; `pace`, that many bytes a second.
-    `seen` is set when the fault has struck, for `hold` when the body has stopped.
+    wrong; `hold`, the body stops after that many bytes until `release` is called; `mute`, no answer at all until then;
+    `pace`, that many bytes a second. `seen` is set when the fault has struck, for `hold` when the body has stopped.
     """
 
     path: str = ""
@@ -26,6 +26,7 @@ class Fault:
     cut: int | None = None
     corrupt: bool = False
     hold: int | None = None
+    mute: bool = False
     pace: int = 0
     method: str = "GET"
     seen: threading.Event = field(default_factory=threading.Event)

@@ -18,7 +18,9 @@ __all__ = ["Hub", "Served"]
 
 @dataclass
 class Served:
-    """One request and what was sent: `start` is the first byte that was asked for, `sent` counts bytes of the body."""
+    """One request and what was sent: `start` is the first byte that was asked for, `sent` counts bytes of the body: all
+    that the client may have received.
+    """
 
     method: str
     path: str
@@ -33,7 +35,9 @@ class Hub:
     """The server. Use as a context manager, or call `close`.
 
     `endpoint` is what ``HF_ENDPOINT`` is set to. `faults` are tried in order, `served` are the requests so far.
-    `tokens` maps each token that is known to the name of its user. `page` is how many files one page of a listing has.
+    `tokens` maps each token that is known to the name of its user. `page` is how many files one page of a listing has,
+    `longest` how many bytes one answer may have: who asks for more at once is refused with 400, as the real Hub does
+    above 50 GB (docs/adr/0027).
     """
 
     def __init__(self, port: int = 0, *, page: int = 1000) -> None:
@@ -44,6 +48,7 @@ class Hub:
         self.faults: list[Fault] = []
         self.served: list[Served] = []
         self.page = page
+        self.longest = 50 * 10**9
         self._guard = threading.Lock()
         handler = type("_Handler", (Handler,), {"hub": self})
         self._servers = [_Server((address, at), handler) for address, at in (("127.0.0.1", port), ("127.0.0.2", 0))]
