@@ -8,6 +8,7 @@ import click
 
 from hermetic.cli import console, options
 from hermetic.cli.common import open_store
+from hermetic.cli.policies import policy_of
 from hermetic.digest import Key
 from hermetic.store import Generation, Profile, Store
 
@@ -54,11 +55,25 @@ def history(name: str, store: str | None, as_json: bool) -> None:
 @click.argument("name")
 @options.store
 @click.option("--to", type=click.IntRange(min=1), help="The generation to go back to [the one before the current].")
-@click.option("--cause", default="", help="Why, for the history.")
-def rollback(name: str, store: str | None, to: int | None, cause: str) -> None:
-    """Show again what an earlier generation showed. That is read again first; if it is damaged the link stays."""
+@click.option("--cause", default="", help="Why, for the history and for llm_rollback_completed.")
+@click.option("--policy", type=click.Path(), help="The deployment's policy file [the setting policies has it].")
+def rollback(name: str, store: str | None, to: int | None, cause: str, policy: str | None) -> None:
+    """Show again what an earlier generation showed. That is read again first; if it is damaged the link stays.
+
+    With a policy, the restored engine is verified, started beside whatever runs and warmed up, and the deployment's log
+    gets llm_rollback_completed with the cause. A server that runs goes on with the other engine, and is not ready any
+    more, until it is started again.
+    """
+    file = policy_of(name, policy)
     place = open_store(store)
-    _tell(place, place.profile(name), place.profile(name).rollback(to, cause=cause))
+    profile = place.profile(name)
+    shown = profile.current()
+    generation = profile.rollback(to, cause=cause)
+    _tell(place, profile, generation)
+    if file is not None:
+        from hermetic.cli.profile_warming import warm_up_again
+
+        warm_up_again(file, name, store, generation, shown.path(place.layout) if shown else "")
 
 
 @command.command("prune")

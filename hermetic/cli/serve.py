@@ -15,7 +15,7 @@ WAYS = {
     "triton": ("serve_triton", "Start Triton with an engine."),
     "compose": ("serve_compose", "Write the files that start it: Docker Compose, Kubernetes, systemd."),
     "openai": ("serve_openai", "Answer OpenAI's API with a Triton that runs already."),
-    "policy": ("serve_policy", "Check a policy file."),
+    "policy": ("serve_policy", "Check a policy file, sign an engine off, show what was logged."),
 }
 
 

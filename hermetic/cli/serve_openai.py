@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import click
 from hermetic.cli import options
 from hermetic.cli.link import default_folder
 from hermetic.cli.serve_proxy import announce, answering, proxy_of, proxy_options
-from hermetic.cli.serving import Wish, prepared
+from hermetic.cli.serving import Prepared, Wish, prepared
 from hermetic.serve.launch_signals import stopping
 from hermetic.serve.openai.app import Proxy
 
@@ -22,6 +24,8 @@ from hermetic.serve.openai.app import Proxy
 @options.store
 @options.as_json
 @click.option("--triton", "address", default="127.0.0.1:8001", show_default=True, metavar="HOST:PORT", help="Its gRPC.")
+@click.option("--candidate", metavar="NAME|PATH", help="An engine that the policy's canary tries.")
+@click.option("--candidate-triton", default="127.0.0.1:8101", show_default=True, metavar="HOST:PORT", help="Its gRPC.")
 @click.option("--to", type=click.Path(path_type=Path), help="The folder of links to engines [~/.cache/trtllm-engines].")
 @click.option("--manifest", type=click.Path(exists=True), help="What vouches for the engine [its own manifest.json].")
 @click.option("--tokenizer", type=click.Path(exists=True, file_okay=False), envvar="TOKENIZER_DIR")
@@ -37,9 +41,18 @@ def command(
     """
     paths = {name: given[name] for name in ("manifest", "tokenizer", "repository")}
     wish = Wish(target, str(to or default_folder()), sets, store, **paths)
-    with prepared(wish) as found:
-        proxy = proxy_of(found, address, given)
+    with prepared(wish) as found, _tried(given["candidate"], store, wish.links) as rival:
+        proxy = proxy_of(found, address, given, (rival, given["candidate_triton"]) if rival is not None else None)
         asyncio.run(_serve(proxy, as_json=as_json))
+
+
+@contextmanager
+def _tried(candidate: str | None, store: str | None, links: str) -> Iterator[Prepared | None]:
+    if candidate is None:
+        yield None
+        return
+    with prepared(Wish(candidate, links, store=store)) as found:
+        yield found
 
 
 async def _serve(proxy: Proxy, *, as_json: bool) -> None:

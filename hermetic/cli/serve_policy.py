@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import click
 
 from hermetic.cli import console, options
+from hermetic.errors import Domain, HermeticError
 from hermetic.llm.findings import raise_errors
 from hermetic.llm.policy import Policy, PolicyFile
 from hermetic.llm.policy_reading import read_policy
@@ -64,3 +65,47 @@ def _lines(policy: Policy) -> Iterator[str]:
     for window in policy.windows():
         bound = f"at most {window.at_most}" if window.at_most is not None else f"at least {window.at_least}"
         yield f"ready while {window.statistic} of {window.metric} over {window.seconds} s is {bound}"
+
+
+@command.command("sign-off")
+@click.argument("file", type=click.Path())
+@click.option("--role", required=True, help="For whom: one of the policy's readiness.sign_off.")
+@click.option("--by", required=True, help="Who signs.")
+@click.option("--repository", type=click.Path(exists=True, file_okay=False), help="The deployment's model repository.")
+@click.option("--seal", help="What the page /dashboard.json says, instead of --repository.")
+@click.option("--note", default="", help="What was looked at.")
+def sign_off(file: str, role: str, by: str, repository: str | None, seal: str | None, note: str) -> None:
+    """Agree to an engine, its tokenizer and this policy; a change of any of them asks for it anew."""
+    from hermetic.serve.readiness import SignOffs
+
+    found = read_policy(file)
+    if role not in found.policy.readiness.sign_off:
+        known = ", ".join(found.policy.readiness.sign_off) or "none"
+        message = f"the policy asks for no sign-off by {role!r}; by these: {known}"
+        raise HermeticError(Domain.USAGE, "unknown-role", message)
+    sealed = _seal(found, repository, seal)
+    signed = SignOffs(found.path(f"{found.policy.state}/sign-offs")).sign(role, by, sealed, note)
+    console.json_line(signed)
+
+
+def _seal(found: PolicyFile, repository: str | None, seal: str | None) -> str:
+    from hermetic.serve.readiness import seal_of
+    from hermetic.serve.triton_deployment import read_deployment
+
+    if (repository is None) == (seal is None):
+        raise HermeticError(Domain.USAGE, "what-is-signed", "give --repository or --seal")
+    if repository is None:
+        return str(seal)
+    deployment = read_deployment(repository)
+    return seal_of(deployment.engine_hash, deployment.tokenizer_hash, found.digest)
+
+
+@command.command("events")
+@click.argument("file", type=click.Path())
+@click.option("-n", "--newest", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
+def events(file: str, newest: int) -> None:
+    """Print what the deployment's log has, the newest first, one JSON document a line."""
+    from hermetic.serve.policy.events import log_of
+
+    for document in log_of(read_policy(file)).recent(most=newest):
+        console.json_line(document)

@@ -12,13 +12,14 @@ import click
 
 from hermetic.cli import console
 from hermetic.cli.serving import Prepared
+from hermetic.cli.serving_policy import governed, hooks_of
 from hermetic.errors import Domain, HermeticError
+from hermetic.serve.canary import CANDIDATE
 from hermetic.serve.openai.app import Proxy
 from hermetic.serve.openai.engine import Engine
-from hermetic.serve.openai.hooks import Hooks, NoHooks
 from hermetic.serve.openai.server import listening
 from hermetic.serve.openai.settings import ProxySettings
-from hermetic.serve.triton_deployment import Deployment, read_deployment, verify
+from hermetic.serve.triton_deployment import read_deployment, verify
 
 __all__ = ["announce", "answering", "model_of", "proxy_of", "proxy_options", "proxy_settings"]
 
@@ -95,26 +96,28 @@ def model_of(found: Prepared, given: dict[str, Any]) -> str:
     return given["model_id"] or (name.removesuffix(".py") or name)
 
 
-def proxy_of(found: Prepared, address: str, given: dict[str, Any]) -> Proxy:
-    """The proxy for the Triton at `address`. Its tokenizer is the deployment's, or it is refused."""
+def proxy_of(
+    found: Prepared, address: str, given: dict[str, Any], candidate: tuple[Prepared, str] | None = None
+) -> Proxy:
+    """The proxy for the Triton at `address`, and for a candidate behind another one. The tokenizers are the
+    deployments', or they are refused.
+    """
+    model = model_of(found, given)
+    engine = _engine(model, found, address)
+    if candidate is None:
+        hooks = hooks_of(found, model, engine.deployment, given["policy"])
+        return Proxy({"": engine}, proxy_settings(given), hooks)
+    rival = _engine(model, *candidate)
+    tried = governed(candidate[0], rival.deployment)
+    hooks = hooks_of(found, model, engine.deployment, given["policy"], tried)
+    return Proxy({"": engine, CANDIDATE: rival}, proxy_settings(given), hooks)
+
+
+def _engine(model: str, found: Prepared, address: str) -> Engine:
     deployment = read_deployment(found.subject.repository)
     tokenizer = os.path.join(found.subject.tokenizer, deployment.tokenizer_folder).rstrip("/")
     verify("tokenizer", tokenizer, deployment.tokenizer_files, whole=False)
-    model = model_of(found, given)
-    engine = Engine.at(model, tokenizer, address, deployment)
-    return Proxy({"": engine}, proxy_settings(given), _hooks(found, model, deployment, given["policy"]))
-
-
-def _hooks(found: Prepared, model: str, deployment: Deployment, policy: str | None) -> Hooks:
-    if policy is None:
-        return NoHooks()
-    from hermetic.llm.policy_reading import read_policy
-    from hermetic.serve.policy.decisions import Identity
-    from hermetic.serve.policy.runtime import PolicyHooks
-    from hermetic.serve.policy.side import Engine as Governed
-
-    identity = Identity(deployment.engine_hash, deployment.quantisation, deployment.tokenizer_hash, deployment.limits)
-    return PolicyHooks(read_policy(policy), model, Governed(identity, found.subject.engine, found.link))
+    return Engine.at(model, tokenizer, address, deployment)
 
 
 async def answering(proxy: Proxy, ends: list[asyncio.Future[Any]], ready: Callable[[], None]) -> None:

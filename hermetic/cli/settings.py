@@ -13,6 +13,8 @@ __all__ = ["KNOWN", "Setting", "SettingError", "cache_folder", "find", "store_ro
 KNOWN = {
     "store": (str, "where store paths lie"),
     "jobs": (int, "how many cores stages may use together"),
+    "images": (str, "the file of images that stages may run in; without one, any"),
+    "policies": (dict, "policy files of deployments by name"),
     "index": (dict, "package indexes by name; pypi is the default one"),
 }
 

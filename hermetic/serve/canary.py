@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Final
 
 from hermetic.llm.policy import Canary
 from hermetic.serve.policy.windows import Held
 from hermetic.serve.readiness import WarmUpState
 
-__all__ = ["Decision", "Trial", "Verdict", "goes_to_candidate", "judge"]
+__all__ = ["CANDIDATE", "Decision", "Trial", "Verdict", "goes_to_candidate", "judge"]
+
+#: The candidate's name for the proxy.
+CANDIDATE: Final = "candidate"
 
 
 class Verdict(str, Enum):

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from hermetic.errors import HermeticError
 from hermetic.llm.policy import PolicyFile
-from hermetic.serve.canary import Decision, Trial, Verdict, goes_to_candidate, judge
+from hermetic.serve.canary import CANDIDATE, Decision, Trial, Verdict, goes_to_candidate, judge
 from hermetic.serve.openai.hooks import Serving
 from hermetic.serve.policy.decisions import Figures, Identity
 from hermetic.serve.policy.events import PUBLISHED, ROLLED_BACK, EventLog
 from hermetic.serve.policy.runtime import Clocks, PolicyHooks
 from hermetic.serve.policy.side import Engine, Side
 
-__all__ = ["CANDIDATE", "CanaryHooks"]
-
-#: The candidate's name for the proxy.
-CANDIDATE: Final = "candidate"
+__all__ = ["CanaryHooks"]
 
 
 class CanaryHooks(PolicyHooks):

@@ -17,8 +17,8 @@ from test_policy_hooks import PASSED, Bench
 
 from hermetic.errors import Domain, HermeticError
 from hermetic.llm.policy import Canary, Window
-from hermetic.serve.canary import Trial, Verdict, goes_to_candidate, judge
-from hermetic.serve.canary_hooks import CANDIDATE, CanaryHooks
+from hermetic.serve.canary import CANDIDATE, Trial, Verdict, goes_to_candidate, judge
+from hermetic.serve.canary_hooks import CanaryHooks
 from hermetic.serve.openai.hooks import Facts, Outcome, Passed
 from hermetic.serve.policy.events import PUBLISHED, ROLLED_BACK, WARM_UP_FAILED, WARMED_UP
 from hermetic.serve.policy.runtime import Clocks

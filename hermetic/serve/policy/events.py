@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from hermetic.errors import Domain, HermeticError
+from hermetic.llm.policy import PolicyFile
 from hermetic.serve.policy.redaction import Redactor
 
-__all__ = ["EVENTS", "EventLog", "say"]
+__all__ = ["EVENTS", "EventLog", "log_of", "say"]
 
 PUBLISHED: Final = "llm_engine_published"
 WARMED_UP: Final = "llm_warmup_completed"
@@ -88,6 +89,11 @@ class EventLog:
         wanted = set(kinds)
         found = [one for one in _documents(self.path) if one.get("event") in wanted]
         return found[-most:][::-1]
+
+
+def log_of(file: PolicyFile) -> EventLog:
+    """Where the deployment of `file` logs its events."""
+    return EventLog(file.path(f"{file.policy.state}/events.jsonl"), Redactor(file.policy.redaction))
 
 
 def _documents(path: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from hermetic.serve.policy.admission import Admitted, admit
 from hermetic.serve.policy.alerts import Alerts
 from hermetic.serve.policy.decisions import Figures, Identity, after
 from hermetic.serve.policy.delivery import Deliveries
-from hermetic.serve.policy.events import WARM_UP_FAILED, WARMED_UP, EventLog
+from hermetic.serve.policy.events import WARM_UP_FAILED, WARMED_UP, EventLog, log_of
 from hermetic.serve.policy.figures import figures_of, request_line
 from hermetic.serve.policy.manifests import PromptRuntimeManager, RuntimeManifest, for_engine, read_manifests
 from hermetic.serve.policy.metrics import Labels, Metrics
@@ -29,7 +29,7 @@ from hermetic.serve.readiness import ReadinessFacts, Reason, SignOffs, WarmUpSta
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
-__all__ = ["Clocks", "PolicyHooks", "event_log"]
+__all__ = ["Clocks", "PolicyHooks"]
 
 _LOST: Final = frozenset({502, 503})
 _LOOK_EVERY_S: Final = 1.0
@@ -44,11 +44,6 @@ class Clocks:
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 
 
-def event_log(file: PolicyFile) -> EventLog:
-    """Where the deployment of `file` logs its events."""
-    return EventLog(file.path(f"{file.policy.state}/events.jsonl"), Redactor(file.policy.redaction))
-
-
 class PolicyHooks:
     """The hooks of one deployment with one engine. Raises `HermeticError` for what the policy names and is not sound.
 
@@ -61,7 +56,7 @@ class PolicyHooks:
         self.file = file
         self.policy = policy = file.policy
         self.model = model
-        self.log = log or event_log(file)
+        self.log = log or log_of(file)
         self.clocks = clocks or Clocks()
         self.redactor = Redactor(policy.redaction)
         self.registry = SchemaRegistry.read(file.path(policy.schemas.folder)) if policy.schemas else SchemaRegistry()
