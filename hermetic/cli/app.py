@@ -40,6 +40,7 @@ VERBS = {
     "du": ("du", "Show how many bytes store paths take, alone and together."),
     "gc": ("gc", "Remove store paths that nothing keeps alive."),
     "root": ("root", "List, add and remove what keeps store paths alive."),
+    "image": ("image", "List the images that stages may run in, and promote one that was tested."),
     "doctor": ("doctor", "Say what this machine can build, and which command mends what it can't."),
     "nix": ("nix", "Write what Nix builds a recipe from."),
     "config": ("config", "Show every setting and where it came from."),

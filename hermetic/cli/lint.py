@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from hermetic.cli import console, options
+from hermetic.cli import approved, console, options
 from hermetic.errors import EXIT_CODES, Domain, HermeticError, HermeticErrors
 from hermetic.llm.findings import Finding, Severity
 
@@ -70,7 +70,7 @@ def _recipe(reference: str, sets: tuple[str, ...], policy: str | None) -> list[F
         unlocked = [replace(_finding(one), severity=Severity.WARNING) for one in errors]
         with locking():
             recipe = load(file, overrides)
-    return [*RECIPES.run(recipe), *_promises(recipe, policy), *unlocked]
+    return [*RECIPES.run(recipe), *approved.lint(recipe), *_promises(recipe, policy), *unlocked]
 
 
 def _promises(recipe: Recipe, policy: str | None) -> list[Finding]:

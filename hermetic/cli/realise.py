@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from hermetic.cli import console, options, settings
+from hermetic.cli import approved, console, options, settings
 from hermetic.cli.common import Opened, opened
 from hermetic.errors import Domain, HermeticError
 from hermetic.realise.display import Live, Plain, State
@@ -29,6 +29,7 @@ from hermetic.store import Store
 @click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True, help="What stages run in.")
 @click.option("--keep-failed", is_flag=True, help="Keep the workspace of a failed stage and say where it is.")
 @click.option("--keep-going", is_flag=True, help="After a failure, go on with stages that do not need it.")
+@click.option("--test-images", is_flag=True, help="Let stages run in images that are in test (hermetic image).")
 @click.option("--check", "check_", is_flag=True, help="Build the stage once more and grade how alike the two are.")
 @click.option("-o", "--out-link", type=click.Path(path_type=Path), default=Path("result"), show_default=True)
 @click.option("--no-link", is_flag=True, help="Make no link; the path may be collected at any time.")
@@ -42,6 +43,7 @@ def command(
     runtime: str,
     keep_failed: bool,
     keep_going: bool,
+    test_images: bool,
     check_: bool,
     out_link: Path,
     no_link: bool,
@@ -55,6 +57,7 @@ def command(
     if dry_run:
         _dry_run(session, as_json=as_json)
         return
+    approved.refuse(session, testing=test_images)
     chosen = Options(
         jobs=jobs or _jobs(),
         keep_failed=keep_failed,
