@@ -20,15 +20,22 @@ class Detokeniser(Protocol):
 
 
 class ByteTokens:
-    """For vocabularies whose tokens are bytes (byte-level BPE); `pieces` are theirs, by id, empty for special ones."""
+    """For vocabularies whose tokens are bytes; `pieces` are theirs, by id, empty for special ones. With `strip` one
+    space at the beginning goes, as SentencePiece writes one before everything.
+    """
 
-    def __init__(self, pieces: Sequence[bytes]) -> None:
+    def __init__(self, pieces: Sequence[bytes], *, strip: bool = False) -> None:
         self._pieces = pieces
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._strip = strip
 
     def feed(self, ids: Sequence[int]) -> str:
         pieces, count = self._pieces, len(self._pieces)
-        return self._decoder.decode(b"".join([pieces[one] for one in ids if 0 <= one < count]))
+        text = self._decoder.decode(b"".join([pieces[one] for one in ids if 0 <= one < count]))
+        if self._strip and text:
+            self._strip = False
+            return text.removeprefix(" ")
+        return text
 
     def end(self) -> str:
         return self._decoder.decode(b"", True)
@@ -36,6 +43,8 @@ class ByteTokens:
 
 #: No character has more bytes than four, each of which may be a token of its own.
 _LONGEST = 4
+#: Tokens without text, as special ones are, that are remembered together.
+_SILENT = 8
 
 
 class WindowTokens:
@@ -52,8 +61,9 @@ class WindowTokens:
     def _step(self, one: int) -> str:
         self._ids.append(one)
         before, now = self._decode(self._ids[: self._said]), self._decode(self._ids)
-        open_ended = now.endswith("�") and len(self._ids) - self._said < _LONGEST
-        if len(now) <= len(before) or open_ended:
+        broken = len(now) - len(now.rstrip("�"))
+        silent = len(now) <= len(before) and len(self._ids) - self._said < _SILENT
+        if silent or 0 < broken < _LONGEST:
             return ""
         self._ids = self._ids[self._said :]
         self._said = len(self._ids)

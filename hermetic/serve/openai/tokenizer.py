@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from jinja2 import TemplateError
@@ -16,6 +17,7 @@ from hermetic.serve.openai.template import ChatTemplate
 
 __all__ = ["Text"]
 
+_BYTE: Final = re.compile("<0x([0-9A-F]{2})>")
 _SPECIALS: Final = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -38,7 +40,8 @@ class Text:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.ends = self._ends(folder, described)
-        self._pieces = self._bytes() if _is_byte_level(decoder) else None
+        self._strip = False
+        self._pieces = self._table(decoder)
 
     def encode(self, text: str, *, specials: bool) -> list[int]:
         """With `specials`, those that the tokenizer adds by itself; a chat template has written its own."""
@@ -47,7 +50,9 @@ class Text:
 
     def detokeniser(self) -> Detokeniser:
         """For one answer."""
-        return WindowTokens(self._tokenizer.decode) if self._pieces is None else ByteTokens(self._pieces)
+        if self._pieces is None:
+            return WindowTokens(self._tokenizer.decode)
+        return ByteTokens(self._pieces, strip=self._strip)
 
     def one(self, token: int) -> bytes:
         """A token by itself, special ones too."""
@@ -71,14 +76,26 @@ class Text:
             ids += one if isinstance(one, list) else [one]
         return tuple(dict.fromkeys(one for one in ids if isinstance(one, int)))
 
-    def _bytes(self) -> list[bytes]:
-        alphabet = byte_alphabet()
+    def _table(self, decoder: Mapping[str, Any]) -> list[bytes] | None:
+        """The bytes of every token, for decoders of the two kinds where a token has bytes of its own."""
+        steps = decoder.get("decoders", []) if decoder.get("type") == "Sequence" else [decoder]
+        kinds = [step.get("type") for step in steps]
+        if kinds == ["ByteLevel"]:
+            alphabet = byte_alphabet()
+            return self._bytes(lambda text: _piece(text, alphabet))
+        if kinds in (["Replace", "ByteFallback", "Fuse"], ["Replace", "ByteFallback", "Fuse", "Strip"]):
+            self._strip = "Strip" in kinds
+            mark, space = steps[0]["pattern"].get("String", ""), steps[0]["content"]
+            return self._bytes(lambda text: _fallback(text, mark, space)) if mark else None
+        return None
+
+    def _bytes(self, piece: Callable[[str], bytes]) -> list[bytes]:
         specials = {token for token, added in self._tokenizer.get_added_tokens_decoder().items() if added.special}
         vocabulary = {token: text for text, token in self._tokenizer.get_vocab(with_added_tokens=True).items()}
         pieces = [b""] * (max(vocabulary, default=-1) + 1)
         for token, text in vocabulary.items():
             if token not in specials:
-                pieces[token] = _piece(text, alphabet)
+                pieces[token] = piece(text)
         return pieces
 
 
@@ -90,9 +107,10 @@ def _piece(text: str, alphabet: Mapping[str, int]) -> bytes:
         return text.encode()
 
 
-def _is_byte_level(decoder: Mapping[str, Any]) -> bool:
-    inner = decoder.get("decoders", []) if decoder.get("type") == "Sequence" else [decoder]
-    return [one.get("type") for one in inner] == ["ByteLevel"]
+def _fallback(text: str, mark: str, space: str) -> bytes:
+    """``<0x0A>`` is a byte."""
+    found = _BYTE.fullmatch(text)
+    return bytes([int(found[1], 16)]) if found else text.replace(mark, space).encode()
 
 
 def _read(folder: str, name: str) -> dict[str, Any]:
