@@ -145,12 +145,6 @@ class Body(_Strict):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     user: str | None = None
 
-    @model_validator(mode="after")
-    def _streams(self) -> Body:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options needs stream: true")
-        return self
-
     @property
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -175,11 +169,11 @@ class ChatBody(Body):
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
-    parallel_tool_calls: Literal[True] | None = None
+    parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     modalities: list[Literal["text"]] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    store: Literal[False] | None = None
+    store: bool | None = None
     metadata: dict[str, str] | None = None
 
     @property
@@ -201,8 +195,8 @@ class CompletionBody(Body):
         | Annotated[list[_Ids], Field(min_length=1, max_length=64)]
     )
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    echo: Literal[False] | None = None
-    best_of: Literal[1] | None = None
+    echo: bool | None = None
+    best_of: Annotated[int, Field(ge=1)] | None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -214,6 +208,8 @@ class CompletionBody(Body):
 
 
 B = TypeVar("B", bound=Body)
+#: Parameters that are taken with one value only, which asks for nothing.
+_HONOURED = {"parallel_tool_calls": True, "store": False, "echo": False, "best_of": 1}
 
 
 def read_json(data: bytes) -> dict[str, Any]:
@@ -224,9 +220,19 @@ def read_json(data: bytes) -> dict[str, Any]:
         raise invalid(None, f"the body is not UTF-8: {error}", "invalid_json") from error
     except (ValueError, RecursionError) as error:
         raise invalid(None, f"the body is no JSON: {error}", "invalid_json") from error
+    if b"\\ud" in data.lower():
+        _insist_on_whole_characters(said)
     if not isinstance(said, dict):
         raise invalid(None, "the body is no JSON object", "invalid_json")
     return said
+
+
+def _insist_on_whole_characters(said: Any) -> None:
+    """JSON can write half of a surrogate pair, which no text can have."""
+    try:
+        json.dumps(said, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise invalid(None, f"a text has half a character: {error}", "invalid_json") from error
 
 
 def _no_constant(name: str) -> Any:
@@ -236,9 +242,15 @@ def _no_constant(name: str) -> Any:
 def parse(kind: type[B], said: Mapping[str, Any]) -> B:
     """The request. Raises `ApiError` (400), naming the first parameter that is wrong or not known."""
     try:
-        return kind.model_validate(said)
+        body = kind.model_validate(said)
     except ValidationError as error:
         raise _wrong(error) from None
+    if body.stream_options is not None and not body.stream:
+        raise invalid("stream_options", "stream_options needs stream: true")
+    for name, honoured in _HONOURED.items():
+        if getattr(body, name, None) not in (None, honoured):
+            raise unsupported(name, f"{name} can only be {json.dumps(honoured)} here")
+    return body
 
 
 def _wrong(error: ValidationError) -> ApiError:

@@ -17,6 +17,7 @@ from hermetic.serve.openai.slots import Slots
 __all__ = ["Endpoint"]
 
 _KEEP_ALIVE_S = 15.0  #: Intermediaries take a silent connection for a dead one.
+_PATIENCE = 16  #: How much more than the limit is read of a body, and forgotten.
 _STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
@@ -49,17 +50,21 @@ class Endpoint:
         await _unless_gone(receive, self._answer(answer, send))
 
     async def _read(self, receive: Receive, headers: Mapping[str, str]) -> bytes:
+        """What is too long is read on for a while: clients look for an answer only when they have sent all."""
         length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > self._limit:
+        most = _PATIENCE * self._limit
+        if length.isdigit() and int(length) > most:
             raise self._too_long()
         chunks, size = [], 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _Gone
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > self._limit:
+            data = message.get("body", b"")
+            size += len(data)
+            if size <= self._limit:
+                chunks.append(data)
+            if size > most or (size > self._limit and not message.get("more_body")):
                 raise self._too_long()
             if not message.get("more_body"):
                 return b"".join(chunks)

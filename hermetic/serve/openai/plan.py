@@ -70,14 +70,11 @@ class Plan:
 
 def prompts(body: Body, engine: Engine, thinking: Thinking) -> Prompts:
     """Text to ids. Raises `ApiError` (400)."""
-    try:
-        if isinstance(body, ChatBody):
-            found = _chat(body, engine, thinking)
-        else:
-            assert isinstance(body, CompletionBody)
-            found = Prompts([_encoded(one, engine) for one in body.prompts])
-    except UnicodeEncodeError as error:
-        raise invalid(None, f"a text has half a character: {error}") from error
+    if isinstance(body, ChatBody):
+        found = _chat(body, engine, thinking)
+    else:
+        assert isinstance(body, CompletionBody)
+        found = Prompts([_encoded(one, engine) for one in body.prompts])
     if min(map(len, found.ids)) == 0:
         raise invalid("prompt", "a prompt has no tokens")
     return found
