@@ -1,0 +1,251 @@
+"""What ``hermetic init`` is asked for, checked against what is known of GPUs, kinds, families and quantisations."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from hermetic.errors import Domain, HermeticError
+from hermetic.llm.support import BACKENDS, Target, refusals
+from hermetic.llm.truss.families import FAMILIES, by_architecture, by_name
+from hermetic.llm.truss.hardware import PRODUCTS, SM
+
+__all__ = ["KINDS", "QUANTISATIONS", "Accelerator", "Request", "accelerator", "family_of", "request"]
+
+#: Families that each engine kind takes.
+KINDS: Final = {
+    "tensorrt-llm": ("llama", "mistral", "qwen2", "qwen3"),
+    "tensorrt-llm-pytorch": ("llama", "mistral", "qwen2", "qwen3", "deepseek"),
+    "openvino": ("llama", "qwen2", "qwen3"),
+    "aoti": ("llama", "qwen2", "qwen3"),
+}
+#: The first one is what a kind gets when nothing is said.
+QUANTISATIONS: Final = {
+    "tensorrt-llm": ("none", "fp8", "nvfp4", "int4_awq", "w4a8_awq", "int8_sq", "int8_wo", "int4_wo"),
+    "tensorrt-llm-pytorch": ("none", "fp8", "nvfp4", "int4_awq", "w4a8_awq"),
+    "openvino": ("int4", "int8", "none"),
+    "aoti": ("none",),
+}
+#: What `hermetic.llm.quantise.quantise` knows.
+_DENSE: Final = ("llama", "qwen2", "qwen3")
+_HUB: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+#: Repositories whose model is a mixture of experts, by how they are called: Qwen3-30B-A3B, Mixtral-8x7B.
+_EXPERTS: Final = re.compile(r"-a\d+b|\d+x\d+b|\bmoe\b")
+_WHISPER: Final = "recipes/whisper.py is an example to start from"
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """`word` is what was asked for, `product` as the driver calls it ("" if nobody has read it off one), `sm` its
+    compute capability ("9.0"); all but the word are empty for a processor. `count` is how many serve the model.
+    """
+
+    word: str
+    product: str = ""
+    memory_gib: int = 0
+    sm: str = ""
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """A recipe that can be written. `model` is a repository of the Hub, or with `local` a folder; `longest` is the
+    context of the model in tokens, 0 if it is not known; `torch` is a virtual environment, for the kind `aoti`.
+    """
+
+    model: str
+    local: bool
+    name: str
+    kind: str
+    family: str
+    gpu: Accelerator
+    quantisation: str
+    longest: int = 0
+    torch: str = ""
+
+
+def request(
+    model: str,
+    *,
+    kind: str,
+    gpu: str = "",
+    quantisation: str = "",
+    family: str = "",
+    name: str = "",
+    config: str = "",
+    torch: str = "",
+) -> Request:
+    """Raises `HermeticError` (usage/…) for the first thing that is not known or cannot be: bad-model, bad-name,
+    bad-config, gpu-missing, gpu-unknown, kind-and-gpu, family-unknown, family-for-kind, quantisation-for-kind,
+    torch-missing, and the reasons of `hermetic.llm.support.refusals`.
+    """
+    local = os.path.isdir(model)
+    if not local and not _HUB.fullmatch(model):
+        raise _usage("bad-model", f"{model!r} is neither a folder nor a repository of a Hub", "OWNER/NAME, or a path")
+    settings = (
+        _config(config or os.path.join(model, "config.json"), needed=bool(config) or local) if config or local else {}
+    )
+    found = family_of(model, family, settings)
+    asked = Request(
+        model=model,
+        local=local,
+        name=_name(name, model),
+        kind=kind,
+        family=found,
+        gpu=_on(kind, gpu),
+        quantisation=quantisation or QUANTISATIONS[kind][0],
+        longest=_longest(settings),
+        torch=torch,
+    )
+    _check_family(asked, settings)
+    _check_quantisation(asked)
+    if kind == "aoti" and not os.path.isfile(os.path.join(torch, "pyvenv.cfg")):
+        message = "the engine kind aoti needs a virtual environment with torch" + (
+            f", and {torch} is none" if torch else ""
+        )
+        raise _usage("torch-missing", message, "--torch DIR; docs/gpu.md says what it must have")
+    return asked
+
+
+def accelerator(text: str) -> Accelerator:
+    """``h100``, ``h100:2``, ``cpu``, or ``NAME,GIB,SM`` with what ``hermetic doctor`` shows.
+
+    Raises `HermeticError` (usage/gpu-unknown).
+    """
+    word, _, count = text.partition(":")
+    if count and not (count.isdigit() and int(count) > 0):
+        raise _usage("gpu-unknown", f"--gpu {text}: {count!r} is no number of GPUs", f"--gpu {word}:2")
+    number = int(count or 1)
+    if word.lower() in ("cpu", "none"):
+        return Accelerator("cpu")
+    parts = [part.strip() for part in word.split(",")]
+    if len(parts) == 3 and parts[1].isdigit() and re.fullmatch(r"\d+\.\d", parts[2]):
+        return Accelerator(parts[0], parts[0], int(parts[1]), parts[2], number)
+    known = {one.value.lower().replace("_", "-"): one for one in SM}
+    one = known.get(word.lower().replace("_", "-"))
+    if one is None:
+        hint = f"{', '.join(sorted(known))}, cpu, or NAME,GIB,SM as hermetic doctor shows a machine's GPUs"
+        raise _usage("gpu-unknown", f"what a GPU {word!r} can do is not known here", hint)
+    return Accelerator(word.lower(), PRODUCTS.get(one.value, ""), 0, f"{SM[one] // 10}.{SM[one] % 10}", number)
+
+
+def family_of(model: str, given: str = "", settings: dict[str, object] | None = None) -> str:
+    """The family that is `given`, that the model's ``config.json`` names, or that its name tells.
+
+    Raises `HermeticError` (usage/family-unknown).
+    """
+    known = [family.name for family in FAMILIES]
+    architectures = (settings or {}).get("architectures")
+    named = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    found = (
+        given or by_architecture(named).name or by_name(os.path.abspath(model) if os.path.isdir(model) else model).name
+    )
+    if found not in known:
+        message = (
+            f"which family {named or model} is of is not known" if not given else f"the family {given!r} is not known"
+        )
+        hint = f"--family with one of {', '.join(known)}, or --config PATH with the model's config.json"
+        raise _usage("family-unknown", message, hint)
+    return found
+
+
+def _on(kind: str, gpu: str) -> Accelerator:
+    """Whether the kind runs there at all."""
+    if not gpu and kind != "openvino":
+        raise _usage(
+            "gpu-missing", f"an engine of the kind {kind} is for one GPU product", "--gpu h100, or --gpu cpu for aoti"
+        )
+    found = accelerator(gpu or "cpu")
+    if kind == "openvino" and found.sm:
+        hint = "--gpu cpu, or --kind tensorrt-llm"
+        raise _usage("kind-and-gpu", f"the engine kind openvino runs on processors, not on {found.word}", hint)
+    if kind in BACKENDS and not found.sm:
+        hint = "--kind openvino, or --gpu h100"
+        raise _usage("kind-and-gpu", f"the engine kind {kind} needs an NVIDIA GPU", hint)
+    if kind in BACKENDS and not any(_runs(kind, found.sm, one) for one in QUANTISATIONS[kind]):
+        message = f"nothing is known to run on {found.word} (sm {found.sm}) with the engine kind {kind}"
+        raise _usage("kind-and-gpu", message, "a GPU of sm 8.0 or later")
+    return found
+
+
+def _runs(kind: str, sm: str, quantisation: str) -> bool:
+    return quantisation in _COMPUTED and not [*refusals(Target(kind, sm), quantisation, "none", _export(kind))]
+
+
+#: Formats that the support matrix lists GPUs for; the others are weights that kernels unpack.
+_COMPUTED: Final = ("fp8", "nvfp4", "int4_awq", "w4a8_awq", "int8_sq")
+
+
+def _export(kind: str) -> str:
+    return "tensorrt_llm" if kind == "tensorrt-llm" else "hf"
+
+
+def _check_family(asked: Request, settings: dict[str, object]) -> None:
+    able = KINDS[asked.kind]
+    if asked.family not in able:
+        kinds = [kind for kind, families in KINDS.items() if asked.family in families]
+        hint = " or ".join(f"--kind {kind}" for kind in kinds) or _WHISPER
+        message = f"hermetic builds no engine of the kind {asked.kind} from {asked.family}"
+        raise _usage("family-for-kind", message, hint)
+    experts = "num_experts" in settings or "num_local_experts" in settings or _EXPERTS.search(asked.model.lower())
+    if experts and asked.kind in ("openvino", "aoti"):
+        message = f"{asked.model} is a mixture of experts, and the engine kind {asked.kind} takes dense models"
+        raise _usage("family-for-kind", message, "--kind tensorrt-llm-pytorch")
+    if (
+        asked.kind == "tensorrt-llm-pytorch"
+        and asked.quantisation != "none"
+        and (experts or asked.family not in _DENSE)
+    ):
+        message = f"hermetic quantises {', '.join(_DENSE)} for this kind, and no mixtures of experts"
+        hint = "--quantisation none, with a checkpoint that its maker has quantised"
+        raise _usage("family-for-kind", message, hint)
+
+
+def _check_quantisation(asked: Request) -> None:
+    able = QUANTISATIONS[asked.kind]
+    if asked.quantisation not in able:
+        message = f"the engine kind {asked.kind} has no quantisation {asked.quantisation!r}"
+        raise _usage("quantisation-for-kind", message, f"--quantisation {', '.join(able)}")
+    if asked.kind not in BACKENDS or asked.quantisation not in _COMPUTED:
+        return
+    target = Target(asked.kind, asked.gpu.sm)
+    for found in refusals(target, asked.quantisation, cache_of(asked.quantisation), _export(asked.kind)):
+        raise _usage(found.reason, found.message, f"{found.instead} ({found.source})")
+
+
+def cache_of(quantisation: str) -> str:
+    """How keys and values are kept: in FP8 where weights and activations are that or less."""
+    return "fp8" if quantisation in ("fp8", "nvfp4") else "none"
+
+
+def _config(path: str, *, needed: bool) -> dict[str, object]:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            found = json.load(stream)
+    except (OSError, ValueError) as error:
+        raise _usage("bad-config", f"{path} cannot be read: {error}", "the config.json of the model") from error
+    if not isinstance(found, dict) or (needed and "architectures" not in found):
+        raise _usage("bad-config", f"{path} names no architectures", "the config.json of the model, not of an engine")
+    return found
+
+
+def _longest(settings: dict[str, object]) -> int:
+    found = settings.get("max_position_embeddings")
+    return found if isinstance(found, int) and found > 0 else 0
+
+
+def _name(given: str, model: str) -> str:
+    last = os.path.basename(os.path.abspath(model)) if os.path.isdir(model) else model.rpartition("/")[2]
+    made = re.sub(r"[^a-z0-9]+", "_", last.lower()).strip("_")
+    found = given or (made if made[:1].isalpha() else f"model_{made}".rstrip("_"))
+    if not _NAME.fullmatch(found):
+        raise _usage("bad-name", f"{found!r} is no name for a recipe", "letters, digits, _ and -, a letter first")
+    return found
+
+
+def _usage(reason: str, message: str, hint: str) -> HermeticError:
+    return HermeticError(Domain.USAGE, reason, message, hint=hint)
