@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import triton_kit
 from openai import OpenAI
-from triton_kit import Tiny, environment, free_ports
+from triton_kit import Said, Tiny, environment, free_ports
 
 MODEL = "tiny_serve"
 QUESTION = [{"role": "user", "content": "What is a store path?"}]
@@ -33,7 +33,7 @@ class Api:
 
     process: subprocess.Popen[str]
     ready: dict[str, Any]
-    said: list[str] = field(default_factory=list)
+    said: Said = field(default_factory=Said)
 
     @property
     def port(self) -> int:
@@ -73,7 +73,7 @@ def running(way: tuple[str, ...], *options: str | Path, **variables: str) -> Ite
     command = [sys.executable, "-m", "hermetic", "serve", *way, "--port", str(port), "--json", *map(str, options)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment(**variables), **pipes) as process:
-        said: list[str] = []
+        said = Said()
         reader = threading.Thread(target=said.extend, args=(process.stderr,))
         reader.start()
         try:

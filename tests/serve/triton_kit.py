@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,13 +63,42 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
+class Said(list[str]):
+    """Lines of a process, as they come; `wait_for` one without looking again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._more = threading.Condition()
+        self._ended = False
+
+    def extend(self, lines: Iterable[str]) -> None:
+        """Until there are no more."""
+        for line in lines:
+            with self._more:
+                self.append(line)
+                self._more.notify_all()
+        with self._more:
+            self._ended = True
+            self._more.notify_all()
+
+    def wait_for(self, *words: str) -> str:
+        """The first line that has all of `words`."""
+        with self._more:
+            while True:
+                for line in self:
+                    if all(word in line for word in words):
+                        return line
+                assert not self._ended, f"{words} were not said: {''.join(self)}"
+                assert self._more.wait(120), f"{words} were not said in time: {''.join(self)}"
+
+
 @dataclass
 class Server:
     """``hermetic serve triton`` in a process of its own. `said` is its stderr so far."""
 
     process: subprocess.Popen[str]
     ready: dict[str, Any]
-    said: list[str] = field(default_factory=list)
+    said: Said = field(default_factory=Said)
 
     @property
     def grpc(self) -> str:
@@ -102,7 +131,7 @@ def serving(*arguments: str | Path, **variables: str) -> Iterator[Server]:
     command = [sys.executable, "-m", "hermetic", "serve", "triton", *map(str, arguments), *ports, "--json"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment(**variables), **pipes) as process:
-        said: list[str] = []
+        said = Said()
         reader = threading.Thread(target=said.extend, args=(process.stderr,))
         reader.start()
         try:

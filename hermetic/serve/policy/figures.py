@@ -11,10 +11,6 @@ from hermetic.serve.policy.decisions import Figures
 
 __all__ = ["figures_of", "request_line"]
 
-#: The client went away: nobody's failure.
-_GONE = 499
-
-
 def figures_of(outcome: Outcome, admitted: Admitted) -> Figures:
     """Of several answers the longest delay, and the sums of blocks and tokens."""
     timings = outcome.timings
@@ -53,7 +49,6 @@ def request_line(figures: Figures, admitted: Admitted, outcome: Outcome, more: M
         "kv_cache_reuse": _pair("hits", figures.kv_reused, "misses", figures.kv_total),
         "speculative": _both("attempts", figures.draft_tokens, "accepts", figures.draft_accepted),
         "error_code": outcome.error,
-        "gone": outcome.status == _GONE,
     }
 
 

@@ -115,14 +115,13 @@ class PolicyHooks:
         labels = Labels(self.model, admitted.schema_id, admitted.operation or facts.endpoint, side.identity.engine_hash)
         self.metrics.record(labels, figures, cost)
         about = self._about(side, facts, admitted)
-        line = request_line(figures, admitted, outcome, about)
-        self.log.tell("llm.request", **line, cost_usd=float(cost))
+        self.log.tell("llm.request", **request_line(figures, admitted, outcome, about), cost_usd=float(cost))
         for breach in after(self.policy, figures):
             self.metrics.breach(breach)
             self.alerts.breach(breach, about)
         if outcome.status in _LOST:
             self._lost(side)
-        if not line["gone"]:
+        if not 400 <= outcome.status < 500:  # what the client did says nothing of the engine
             side.record(figures, cost)
             self.watch(side)
             self.ended(side, figures)
