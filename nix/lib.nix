@@ -155,6 +155,25 @@ let
     in
     stages.repository;
 
+  # Lines of a program that starts a server: whose tokenizer it is given.
+  exportTokenizer =
+    {
+      tokenizerModel,
+      revision,
+      lock,
+    }:
+    let
+      tokenizer = modelOf {
+        hfModel = tokenizerModel;
+        files = tokenizerFiles;
+        inherit lock revision;
+      };
+    in
+    ''
+      tokenizer="''${TRTLLM_TOKENIZER_PATH:-${lib.optionalString (tokenizerModel != null) "${tokenizer}"}}"
+      [ -z "$tokenizer" ] || export TOKENIZER_DIR="$tokenizer"
+    '';
+
   # A program that starts Triton with the engine of TRTLLM_ENGINE_PATH, or ~/.cache/trtllm-engines/<name>.
   mkTritonServerRuntime =
     {
@@ -168,15 +187,7 @@ let
       worldSize ? 1,
     }:
     let
-      tokenizer =
-        if tokenizerModel == null then
-          ""
-        else
-          "${modelOf {
-            hfModel = tokenizerModel;
-            files = tokenizerFiles;
-            inherit revision lock;
-          }}";
+      tokenizer = exportTokenizer { inherit lock revision tokenizerModel; };
     in
     if worldSize != 1 then
       throw "an engine says how many ranks it has; hermetic serve starts them"
@@ -185,8 +196,7 @@ let
         export TRITON_HTTP_PORT="''${TRITON_HTTP_PORT:-${toString httpPort}}"
         export TRITON_GRPC_PORT="''${TRITON_GRPC_PORT:-${toString grpcPort}}"
         export TRITON_METRICS_PORT="''${TRITON_METRICS_PORT:-${toString metricsPort}}"
-        tokenizer="''${TRTLLM_TOKENIZER_PATH:-${tokenizer}}"
-        [ -z "$tokenizer" ] || export TOKENIZER_DIR="$tokenizer"
+        ${tokenizer}
         exec ${hermetic}/bin/hermetic serve triton ${lib.escapeShellArg name} "$@"
       '';
 
@@ -194,10 +204,14 @@ let
   mkOpenAIProxy =
     {
       name,
+      tokenizerModel ? null, # the same as of its Triton
+      revision ? "main",
+      lock ? ../recipes/qwen3.lock.json,
       port ? 9000,
-      triton ? "localhost:8001",
+      triton ? "localhost:\${TRITON_GRPC_PORT:-8001}",
     }:
     pkgs.writeShellScriptBin "openai-${name}" ''
+      ${exportTokenizer { inherit lock revision tokenizerModel; }}
       exec ${hermetic}/bin/hermetic serve openai ${lib.escapeShellArg name} \
         --triton "''${TRITON_GRPC_URL:-${triton}}" --port "''${OPENAI_PORT:-${toString port}}" "$@"
     '';

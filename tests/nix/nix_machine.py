@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class Machine:
     def started(self, *command: str | Path, **variables: str) -> Iterator[str]:
         """A command that goes on: its first line. It is told to stop at the end, and waited for."""
         with (
-            open(self.home / "said", "w+") as said,
+            tempfile.NamedTemporaryFile("w+") as said,
             subprocess.Popen(
                 self._words(command), cwd=self.flake, env=self._env(variables), stdout=subprocess.PIPE, stderr=said
             ) as process,
@@ -117,7 +118,7 @@ class Machine:
             assert process.stdout is not None
             try:
                 line = process.stdout.readline().decode()
-                assert line, (self.home / "said").read_text()
+                assert line, Path(said.name).read_text()
                 yield line
             finally:
                 process.send_signal(signal.SIGTERM)

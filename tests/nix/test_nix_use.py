@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nix_machine import Machine, tree
@@ -22,10 +24,15 @@ DOCUMENT = Path(__file__).parents[2] / "docs/nix.md"
 
 
 def commands(heading: str) -> list[str]:
-    """The lines of the first shell block below a heading of docs/nix.md, without comments."""
-    block = DOCUMENT.read_text("utf-8").partition(f"\n## {heading}\n")[2].partition("```sh\n")[2].partition("```")[0]
-    lines = block.replace("\\\n", " ").splitlines()
+    """The lines of the shell blocks below a heading of docs/nix.md, without comments."""
+    section = DOCUMENT.read_text("utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = "".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL)).replace("\\\n", " ").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def post(url: str, body: str) -> Any:
+    with urllib.request.urlopen(url, body.encode()) as answer:
+        return json.load(answer)
 
 
 def free_ports(count: int) -> list[int]:
@@ -43,7 +50,7 @@ class TestQuickStart:
         lines = [line.replace("qwen3-32b-engine", "tiny-engine") for line in commands("Quick start")]
         names = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "OPENAI_PORT")
         ports = dict(zip(names, map(str, free_ports(len(names))), strict=True))  # on one's own machine: none of these
-        built, folder, linked, triton = lines
+        built, folder, linked, triton, openai, curl = lines
         machine("sh", "-c", built)
         machine("sh", "-c", folder)
         machine("sh", "-c", linked)
@@ -51,9 +58,13 @@ class TestQuickStart:
         assert re.fullmatch(r"/nix/store/\w{32}-engine", os.readlink(link))
         with machine.started("sh", "-c", f"exec {triton}", **ports) as said:
             assert said == f"http://127.0.0.1:{ports['TRITON_HTTP_PORT']}\n"
-            asked = json.dumps({"text_input": "What is a store path?", "max_tokens": 8}).encode()
-            with urllib.request.urlopen(f"{said.strip()}/v2/models/ensemble/generate", asked) as answer:
-                assert json.load(answer)["text_output"]
+            asked = json.dumps({"text_input": "What is a store path?", "max_tokens": 8})
+            assert post(f"{said.strip()}/v2/models/ensemble/generate", asked)["text_output"]
+            with machine.started("sh", "-c", f"exec {openai}", **ports):
+                command, url, data, body = shlex.split(curl)
+                assert (command, data) == ("curl", "-d")
+                answer = post(url.replace(":9000/", f":{ports['OPENAI_PORT']}/"), body)
+                assert answer["choices"][0]["message"]["content"].startswith("Hello! I am the tiny model")
 
 
 @pytest.fixture
