@@ -30,9 +30,12 @@ Format = Literal["w4a8_awq", "int4_awq", "fp8", "nvfp4", "int8_sq"]
 _LOCKS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "locks")
 
 
-def models_environment(python: str = "") -> PythonEnv:
-    """The CPU build of torch, transformers, peft and ModelOpt. CPython 3.11 only: see docs/models.md."""
-    return PythonEnv(os.path.join(_LOCKS, "models-cpu.txt"), python=python)
+def models_environment(python: str = "", *, cuda: bool = False) -> PythonEnv:
+    """torch, transformers, peft and ModelOpt: the CPU build of torch, for CPython 3.11 only, or the one for CUDA 13.0.
+
+    docs/models.md says where each comes from, and that the latter was locked but not run.
+    """
+    return PythonEnv(os.path.join(_LOCKS, "models-cuda.txt" if cuda else "models-cpu.txt"), python=python)
 
 
 def data_environment(python: str = "") -> PythonEnv:

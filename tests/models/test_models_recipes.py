@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +200,19 @@ def test_arguments_of_the_llm_api(fields: dict[str, Any]) -> None:
 def test_arguments_that_nobody_wrote_down_can_be_named() -> None:
     made = pytorch.PyTorchModel(checkpoint=TEXT, release="1.2.1", options={"brand_new": 1}, unchecked=("brand_new",))
     assert made.parameters_in_full()["options"] == {"brand_new": 1}
+
+
+def test_the_locks_for_processors_and_for_gpus_differ_in_torch_and_what_it_brings() -> None:
+    """Exact versions with hashes, and no address: the CUDA libraries too."""
+    found = {}
+    for name in ("models-cpu", "models-cuda"):
+        lines = (LLM / "locks" / f"{name}.txt").read_text().replace("\\\n", " ").splitlines()
+        pinned = re.compile(r"([a-z0-9-]+==[0-9a-z.+]+)( ; [^-]+)?( +--hash=sha256:[0-9a-f]{64})+ *")
+        matches = [pinned.fullmatch(line) for line in lines]
+        assert all(matches), [line[:80] for line, match in zip(lines, matches, strict=True) if match is None]
+        found[name] = {match[1] for match in matches if match}
+    assert found["models-cpu"] - found["models-cuda"] <= {"torch==2.13.0+cpu"}
+    more = {entry.partition("==")[0] for entry in found["models-cuda"] - found["models-cpu"]}
+    assert {"torch", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cuda-runtime"} <= more
+    assert all(name in {"torch", "triton"} or name.startswith(("nvidia-", "cuda-")) for name in more)
+    assert quantise.models_environment(cuda=True).lock.endswith("models-cuda.txt")
