@@ -7,11 +7,9 @@ from collections.abc import Iterator
 import click
 
 from hermetic.cli import console, options
-from hermetic.errors import Domain, HermeticError
-from hermetic.llm.findings import raise_errors
+from hermetic.errors import EXIT_CODES, Domain, HermeticError
 from hermetic.llm.policy import Policy, PolicyFile
 from hermetic.llm.policy_reading import read_policy
-from hermetic.llm.triton_lint import promises
 
 
 @click.group("policy")
@@ -50,6 +48,8 @@ def _whole(found: PolicyFile) -> None:
 
 
 def _compare(found: PolicyFile, repository: str) -> None:
+    from hermetic.llm.findings import raise_errors
+    from hermetic.llm.triton_lint import promises
     from hermetic.serve.triton_deployment import read_deployment
 
     raise_errors(promises(read_deployment(repository).limits, found.policy))
@@ -98,6 +98,31 @@ def _seal(found: PolicyFile, repository: str | None, seal: str | None) -> str:
         return str(seal)
     deployment = read_deployment(repository)
     return seal_of(deployment.engine_hash, deployment.tokenizer_hash, found.digest)
+
+
+@command.command("summary")
+@click.argument("file", type=click.Path())
+@click.option("--repository", type=click.Path(exists=True, file_okay=False), required=True, help="The deployment's.")
+@click.pass_context
+def summary(context: click.Context, file: str, repository: str) -> None:
+    """Print what reviewers sign off on: the runtime manifest's templates, and whether it agrees with what is served.
+
+    The exit code is 3 if hashes or thresholds differ, or if no manifest is for this engine.
+    """
+    from hermetic.serve.policy.decisions import Identity
+    from hermetic.serve.policy.manifests import PromptRuntimeManager, for_engine, read_manifests
+    from hermetic.serve.triton_deployment import read_deployment
+
+    found, served = read_policy(file), read_deployment(repository)
+    identity = Identity(served.engine_hash, served.quantisation, served.tokenizer_hash, served.limits)
+    folder = found.policy.runtime_manifests
+    manifest = for_engine(read_manifests(found.path(folder)), served.engine_hash) if folder is not None else None
+    if manifest is None:
+        raise HermeticError(Domain.RECIPE, "no-runtime-manifest", f"{file} has no runtime manifest")
+    said = PromptRuntimeManager(manifest, found.policy, identity).summary()
+    console.json_line(said)
+    if not said["aligned"]:
+        context.exit(EXIT_CODES[Domain.RECIPE])
 
 
 @command.command("events")

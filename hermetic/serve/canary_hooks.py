@@ -11,7 +11,7 @@ from hermetic.llm.policy import PolicyFile
 from hermetic.serve.canary import CANDIDATE, Decision, Trial, Verdict, goes_to_candidate, judge
 from hermetic.serve.openai.hooks import Serving
 from hermetic.serve.policy.decisions import Figures, Identity
-from hermetic.serve.policy.events import PUBLISHED, ROLLED_BACK, EventLog
+from hermetic.serve.policy.events import ROLLED_BACK, EventLog
 from hermetic.serve.policy.runtime import Clocks, PolicyHooks
 from hermetic.serve.policy.side import Engine, Side
 
@@ -124,7 +124,7 @@ class CanaryHooks(PolicyHooks):
             self._give_up(self._decided.cause)
             return
         self.side = self.candidate
-        self.alerts.record(PUBLISHED, **self.identified(self.side), cause=cause)
+        self.publish(self.side, cause)
 
     def _give_up(self, cause: str) -> None:
         given_up = self.candidate.identity.engine_hash

@@ -124,7 +124,9 @@ def run(bench: Trying, work: Callable[[Trying], Awaitable[None]], *, warm: int =
 def test_it_takes_over(tmp_path: Path) -> None:
     async def work(bench: Trying) -> None:
         assert [bench.request()[0] for _ in range(4)] == ["", CANDIDATE, "", CANDIDATE]
-        event = await bench.event(PUBLISHED)
+        while len(bench.events(PUBLISHED)) < 2:  # the first is that of the old engine, which became ready
+            await bench.event(PUBLISHED)
+        _, event = bench.events(PUBLISHED)
         assert event["engine_hash"] == NEW.engine_hash
         assert event["cause"] == "the smoke test and 2 requests passed"
         assert bench.published == [event["cause"]]

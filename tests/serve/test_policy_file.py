@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 from policy_kit import SEED
+from test_policy_registry import MANIFEST
 
 from hermetic.errors import Domain, HermeticError, HermeticErrors
 from hermetic.llm.policy import Policy
 from hermetic.llm.policy_reading import read_policy
+from hermetic.serve.policy.events import log_of
+from hermetic.serve.readiness import SignOffs
+from hermetic.serve.triton_deployment import files_hash
 
 
 def read(folder: Path, text: str, name: str = "policy.toml") -> Policy:
@@ -147,6 +151,58 @@ def test_check_says_what_is_wrong(cli, tmp_path: Path) -> None:
     assert done.exit_code == 3
     assert "bogus: there is no such field" in done.stderr
     assert "schemas.folder: it must be set" in done.stderr
+
+
+DEPLOYMENT = {
+    "deployment": 1, "kind": "openvino", "quantisation": "int4", "limits": {"max_seq_len": 5120}, "models": ["m"],
+    "tensors": "", "engine": {"files": {}, "hash": files_hash({})}, "tokenizer": {"files": {}, "hash": files_hash({})},
+}  # fmt: skip
+
+
+def test_check_beside_a_deployment(cli, tmp_path: Path) -> None:
+    """Seed 002's 6,000 tokens on an engine of 5,120."""
+    (tmp_path / "policy.toml").write_text(SEED)
+    (tmp_path / "deployment.json").write_text(json.dumps(DEPLOYMENT))
+    done = cli("serve", "policy", "check", tmp_path / "policy.toml", "--repository", tmp_path)
+    assert done.exit_code == 3
+    assert "error[recipe/policy-over-engine]" in done.stderr
+    assert "max_tokens is 6000, and the engine refuses more than 5120" in done.stderr
+
+
+def test_sign_off_and_events(cli, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(SEED + '\n[readiness]\nsign_off = ["module-6"]\n')
+    (tmp_path / "deployment.json").write_text(json.dumps(DEPLOYMENT))
+    done = cli("serve", "policy", "sign-off", policy, "--role", "module-6", "--by", "Ada", "--repository", tmp_path)
+    assert done.exit_code == 0, done.stderr
+    signed = json.loads(done.stdout)
+    assert (signed["role"], signed["by"]) == ("module-6", "Ada")
+    assert SignOffs(str(tmp_path / "state" / "sign-offs")).missing(["module-6"], signed["seal"]) == ()
+    done = cli("serve", "policy", "sign-off", policy, "--role", "finance", "--by", "Ada", "--repository", tmp_path)
+    assert "error[usage/unknown-role]" in done.stderr
+    done = cli("serve", "policy", "sign-off", policy, "--role", "module-6", "--by", "Ada")
+    assert "error[usage/what-is-signed]" in done.stderr
+    log_of(read_policy(str(policy))).write("llm_warmup_completed", model="m")
+    done = cli("serve", "policy", "events", policy)
+    assert [json.loads(line)["model"] for line in done.lines] == ["m"]
+
+
+def test_summary(cli, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('runtime_manifests = "manifests"\n' + SEED)
+    (tmp_path / "deployment.json").write_text(json.dumps(DEPLOYMENT))
+    (tmp_path / "manifests").mkdir()
+    ask = ("serve", "policy", "summary", policy, "--repository", tmp_path)
+    assert "error[recipe/no-runtime-manifest]" in cli(*ask).stderr
+    served = {"engine_hash": files_hash({}), "tokenizer_hash": files_hash({})}
+    (tmp_path / "manifests" / "a.json").write_text(json.dumps(MANIFEST | served))
+    done = cli(*ask)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["aligned"] is True
+    (tmp_path / "manifests" / "a.json").write_text(json.dumps(MANIFEST))
+    done = cli(*ask)
+    assert done.exit_code == 3
+    assert [one["field"] for one in json.loads(done.stdout)["mismatches"]] == ["engine_hash", "tokenizer_hash"]
 
 
 def test_check_reads_what_the_file_names(cli, tmp_path: Path) -> None:

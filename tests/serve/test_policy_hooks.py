@@ -15,7 +15,7 @@ from test_policy_registry import MANIFEST
 from hermetic.llm.policy_reading import read_policy
 from hermetic.serve.openai.hooks import Facts, Outcome, Passed, Refusal, Timings
 from hermetic.serve.policy.decisions import Identity
-from hermetic.serve.policy.events import ALERT, WARM_UP_FAILED, WARMED_UP, EventLog
+from hermetic.serve.policy.events import ALERT, PUBLISHED, WARM_UP_FAILED, WARMED_UP, EventLog
 from hermetic.serve.policy.redaction import Redactor
 from hermetic.serve.policy.runtime import Clocks, PolicyHooks
 from hermetic.serve.policy.side import Engine
@@ -88,9 +88,19 @@ def test_ready_after_the_warm_up(tmp_path: Path) -> None:
         assert await bench.hooks.unready() == ["warm-up-pending: the warm-up has not ended yet"]
         event = await bench.event(WARMED_UP)
         assert (event["engine_hash"], event["prompts"], event["tokens_out"]) == (IDENTITY.engine_hash, 1, 2)
+        event = await bench.event(PUBLISHED)
+        assert (event["engine_hash"], event["cause"]) == (IDENTITY.engine_hash, "it is ready for the first time")
         assert await bench.hooks.unready() == []
+        assert len(bench.events(PUBLISHED)) == 1
 
     run(Bench(tmp_path), work)
+
+    async def again(bench: Bench) -> None:
+        await warm(bench)
+        assert await bench.hooks.unready() == []
+        assert bench.events(PUBLISHED) == []
+
+    run(Bench(tmp_path), again)
 
 
 def test_a_warm_up_that_is_answered_wrongly(tmp_path: Path) -> None:

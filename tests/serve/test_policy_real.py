@@ -280,8 +280,8 @@ def test_a_canary_takes_over(tiny: Tiny, tmp_path: Path, name: str) -> None:
                 raw = api.client().chat.completions.with_raw_response.create(model=name, messages=QUESTION)
                 answered.append(raw.headers["X-Engine-Hash"])
             assert sorted(set(answered)) == sorted({old.ready["engine"], young.ready["engine"]})
-            event = json.loads(api.said.wait_for("llm_engine_published"))
-            assert event["engine_hash"] == young.ready["engine"]
+            event = json.loads(api.said.wait_for("llm_engine_published", young.ready["engine"]))
+            assert event["cause"] == "the smoke test and 3 requests passed"
             assert os.path.realpath(links / name) == str(new)
             raw = api.client().chat.completions.with_raw_response.create(model=name, messages=QUESTION)
             assert raw.headers["X-Engine-Hash"] == young.ready["engine"]

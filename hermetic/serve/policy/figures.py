@@ -11,6 +11,7 @@ from hermetic.serve.policy.decisions import Figures
 
 __all__ = ["figures_of", "request_line"]
 
+
 def figures_of(outcome: Outcome, admitted: Admitted) -> Figures:
     """Of several answers the longest delay, and the sums of blocks and tokens."""
     timings = outcome.timings

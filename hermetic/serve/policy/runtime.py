@@ -15,7 +15,7 @@ from hermetic.serve.policy.admission import Admitted, admit
 from hermetic.serve.policy.alerts import Alerts
 from hermetic.serve.policy.decisions import Figures, Identity, after
 from hermetic.serve.policy.delivery import Deliveries
-from hermetic.serve.policy.events import WARM_UP_FAILED, WARMED_UP, EventLog, log_of
+from hermetic.serve.policy.events import PUBLISHED, WARM_UP_FAILED, WARMED_UP, EventLog, log_of
 from hermetic.serve.policy.figures import figures_of, request_line
 from hermetic.serve.policy.manifests import PromptRuntimeManager, RuntimeManifest, for_engine, read_manifests
 from hermetic.serve.policy.metrics import Labels, Metrics
@@ -34,6 +34,7 @@ __all__ = ["Clocks", "PolicyHooks"]
 _LOST: Final = frozenset({502, 503})
 _LOOK_EVERY_S: Final = 1.0
 _DELIVERY_S: Final = 5.0
+_KNOWN: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class PolicyHooks:
         self.alerts = Alerts(policy, self.log, self.deliveries, self.clocks.now)
         self.side = self.new_side("", engine)
         self._running: dict[str, Admitted] = {}
+        self._published = {str(one.get("engine_hash")) for one in self.log.recent([PUBLISHED], most=_KNOWN)}
         self._tasks: set[asyncio.Task[None]] = set()
         self.serving: Serving
         self.metrics: Metrics
@@ -142,7 +144,7 @@ class PolicyHooks:
         reachable = await self.serving.reachable(side.key)
         if not reachable:
             self._lost(side)
-        self.watch(side)
+        self.watch(side, now=True)
         manager = self.manager()
         facts = ReadinessFacts(
             reachable=reachable,
@@ -154,7 +156,16 @@ class PolicyHooks:
             unsigned=self.sign_offs.missing(self.policy.readiness.sign_off, self.seal()),
             unwritten=self.alerts.unwritten,
         )
-        return reasons(facts)
+        found = reasons(facts)
+        if not found:
+            self.publish(side, "it is ready for the first time")
+        return found
+
+    def publish(self, side: Side, cause: str) -> None:
+        """Log that an engine may be sent requests, once for each engine in the life of the log."""
+        if side.identity.engine_hash not in self._published:
+            self._published.add(side.identity.engine_hash)
+            self.alerts.record(PUBLISHED, **self.identified(side), cause=cause)
 
     def canary_facts(self) -> dict[str, Any]:
         """Of a trial that runs or has run; nothing without one."""
@@ -174,8 +185,14 @@ class PolicyHooks:
         identity = self.side.identity
         return seal_of(identity.engine_hash, identity.tokenizer_hash, self.file.digest)
 
-    def watch(self, side: Side) -> None:
-        """Alert for each window that holds no more, once until it holds again."""
+    def watch(self, side: Side, *, now: bool = False) -> None:
+        """Alert for each window that holds no more, once until it holds again. Looks once a second, or `now`: it sorts
+        all that is in the windows.
+        """
+        clock = self.clocks.now()
+        if not now and clock - side.watched < _LOOK_EVERY_S:
+            return
+        side.watched = clock
         failing = {one.window.model_dump_json(): one for one in side.windows.failing()}
         for name, held in failing.items():
             if name not in side.failing:
@@ -197,6 +214,8 @@ class PolicyHooks:
         more = {"cause": done.problem} if done.problem else {}
         taken = {"prompts": len(prompts), "latency_ms": list(done.latency_ms), "tokens_out": done.tokens_out}
         self.alerts.record(event, **self.identified(side), **taken, **more)
+        if side is self.side:
+            await self.reasons()
 
     def spawn(self, work: Any) -> None:
         """Run a coroutine beside everything else until `stop`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ class Side:
     warm: WarmUpState = WarmUpState.PENDING
     warmed: WarmedUp | None = None
     failing: frozenset[str] = frozenset()
+    watched: float = -math.inf
 
     @property
     def identity(self) -> Identity:

@@ -37,7 +37,8 @@ class Held:
     def __str__(self) -> str:
         window = self.window
         bound = f"at most {window.at_most}" if window.at_most is not None else f"at least {window.at_least}"
-        value = "unknown" if self.value is None else f"{self.value:g}"
+        few = f"not known ({self.requests} of {window.min_requests} requests)"
+        value = few if self.value is None else f"{self.value:g}"
         return f"{window.statistic} of {window.metric} over {window.seconds} s is {value}, and must be {bound}"
 
 
