@@ -55,6 +55,15 @@ class TestAsTheyAre:
         assert "[recipe/unresolved]" in result.stderr
         assert f"hermetic lock {RECIPES / name}.py" in result.stderr
 
+    def test_another_batch_size_is_another_engine_of_the_same_weights(self, cli) -> None:
+        def keys(*words: str) -> dict[str, str]:
+            lines = cli("plan", RECIPES / "llama.py", "--json", *words).lines
+            return {step["stage"]: step["key"] for step in map(json.loads, lines)}
+
+        before, after = keys(), keys("--set", "max_batch_size=8")
+        changed = [stage for stage, key in after.items() if before[stage] != key]
+        assert changed == ["engine", "smoke", "manifest", "repository"]
+
     def test_the_cited_pins(self) -> None:
         llama = LockFile.read(str(RECIPES / "llama.lock.json")).fixed[f"hf://{LLAMA}@main"]
         assert (llama.commit, llama.licence) == ("0e9e39f249a16976918f6564b8830bc894c89659", "llama3.1")
