@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from hermetic.llm import tensorrt_llm
+from hermetic.llm import memory, tensorrt_llm
 from hermetic.llm.findings import Finding, Severity
 from hermetic.llm.origins import origins
 from hermetic.llm.quantise import Quantise
 from hermetic.llm.support import FORMATS, Target, refusals
-from hermetic.llm.support.releases import contents, first_release, is_older
+from hermetic.llm.support.releases import contents, cuda_for, first_release, is_older
 from hermetic.llm.tensorrt_llm import Engine
-from hermetic.recipe import Image, Recipe, Stage
+from hermetic.recipe import Image, Recipe, Source, Stage
 
 __all__ = ["findings"]
 
+_LAYOUT: Final = "NVIDIA/TensorRT-LLM builder.py, Engine.save: config.json and one rank<N>.engine for each rank"
 #: Model families by the names that their repositories begin with.
 _FAMILIES: Final = {r"qwen3-.*-a\d+b": "Qwen3MoeForCausalLM", r"qwen3": "Qwen3ForCausalLM"}
 
@@ -26,7 +27,14 @@ def findings(recipe: Recipe) -> Iterator[Finding]:
     """Of every engine of `recipe`, at the line that makes it."""
     for engine, name in recipe.names.items():
         if isinstance(engine, Engine):
-            for found in (*engine.findings(), *_image(engine), *_family(engine), *_quantised(engine)):
+            for found in (
+                *engine.findings(),
+                *_image(engine),
+                *_gpu(engine),
+                *_family(engine),
+                *_quantised(engine),
+                *_plan(engine),
+            ):
                 yield _placed(found, engine, name)
 
 
@@ -42,16 +50,47 @@ def _image(engine: Engine) -> Iterator[Finding]:
         yield Finding("image-and-release", Severity.ERROR, "release", message, hint, held.source)
 
 
+def _gpu(engine: Engine) -> Iterator[Finding]:
+    """The CUDA of the image against the GPU's compute capability."""
+    if engine.gpu is None or not isinstance(engine.environment, Image):
+        return
+    held = contents(engine.environment.reference)
+    needed, source = cuda_for(engine.gpu.sm.replace(".", ""))
+    if held is not None and held.cuda and needed and is_older(held.cuda, needed):
+        message = f"{engine.gpu} needs CUDA {needed}, and {engine.environment.reference} has {held.cuda}"
+        hint = f"an image with CUDA {needed} or later, and the driver that goes with it"
+        yield Finding("gpu-and-image", Severity.ERROR, "gpu", message, hint, source)
+
+
 def _family(engine: Engine) -> Iterator[Finding]:
-    for snapshot in origins(engine).snapshots:
-        model = snapshot["repository"].rpartition("/")[2].lower()
-        architecture = next((name for pattern, name in _FAMILIES.items() if re.match(pattern, model)), "")
+    for repository, architecture in _architectures(engine):
         since, source = first_release(architecture)
         if since and is_older(engine.release, since):
-            message = f"TensorRT-LLM {engine.release} does not know {architecture} of {snapshot['repository']}"
-            yield Finding(
-                "model-and-release", Severity.ERROR, "release", message, f"{since} is the first that does", source
-            )
+            message = f"TensorRT-LLM {engine.release} does not know {architecture} of {repository}"
+            hint = f"{since} is the first that does"
+            yield Finding("model-and-release", Severity.ERROR, "release", message, hint, source)
+
+
+def _architectures(engine: Engine) -> Iterator[tuple[str, str]]:
+    """Of fetched snapshots by their names, of a checkpoint beside the recipe by its config.json."""
+    for snapshot in origins(engine).snapshots:
+        model = snapshot["repository"].rpartition("/")[2].lower()
+        yield (
+            snapshot["repository"],
+            next((name for pattern, name in _FAMILIES.items() if re.match(pattern, model)), ""),
+        )
+    origin = list(memory.towards(engine))[-1]
+    config = memory.config_of(origin)
+    if config is not None and isinstance(origin, Source):
+        yield from ((origin.name, str(name)) for name in config.get("architectures") or ())
+
+
+def _plan(engine: Engine) -> Iterator[Finding]:
+    """Seed 000's ``.plan``: an engine is a folder."""
+    name = engine.name or ""
+    if name.endswith(".plan"):
+        message = f"{name} is called like a file, and TensorRT-LLM writes a folder: config.json, rank0.engine and so on"
+        yield Finding("plan-file", Severity.ERROR, "name", message, f"name={name.removesuffix('.plan')!r}", _LAYOUT)
 
 
 def _quantised(engine: Engine) -> Iterator[Finding]:
@@ -61,11 +100,12 @@ def _quantised(engine: Engine) -> Iterator[Finding]:
         return
     paged = engine.options.get("use_paged_context_fmha") == "enable"
     export = stage.export if isinstance(stage, Quantise) else "tensorrt_llm"
-    for refusal in refusals(Target("tensorrt-llm", paged_context_fmha=paged), stage.format, stage.kv_cache, export):
+    sm = engine.gpu.sm if engine.gpu is not None else ""
+    for refusal in refusals(Target("tensorrt-llm", sm, paged), stage.format, stage.kv_cache, export):
         yield Finding(
             refusal.reason,
             Severity.ERROR,
-            "options.use_paged_context_fmha",
+            "gpu" if refusal.reason.endswith("for-gpu") else "options.use_paged_context_fmha",
             refusal.message,
             refusal.instead,
             refusal.source,

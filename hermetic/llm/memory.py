@@ -20,12 +20,24 @@ from hermetic.llm.capacity.estimate import CACHE_SHARE, CONTEXT_BYTES
 from hermetic.llm.findings import Finding, Severity
 from hermetic.recipe import FixedOutput, Gpu, Source, Stage
 
-__all__ = ["Need", "findings", "need"]
+__all__ = ["Need", "config_of", "findings", "need", "ranks", "towards"]
 
 GIB: Final = 1 << 30
 #: Roles that lead from a stage to the checkpoint that it began with.
 _TOWARDS: Final = ("checkpoint", "snapshot", "base", "model", "weights")
 _WEIGHTS: Final = ".safetensors"
+#: Of convert_checkpoint.py, and of trtllm-bench: the weights' format.
+_WEIGHT_ONLY: Final = {"int8": "int8_wo", "int4": "int4_wo", "int4_gptq": "int4_awq"}
+_BENCH: Final = {
+    "W8A16": "int8_wo",
+    "W4A16": "int4_wo",
+    "W4A16_AWQ": "int4_awq",
+    "W4A16_GPTQ": "int4_awq",
+    "W4A8_AWQ": "w4a8_awq",
+    "FP8": "fp8",
+    "INT8": "int8_sq",
+    "NVFP4": "nvfp4",
+}
 _SOURCE: Final = "the serving guide: at least 25 % of device memory for the key-value cache"
 
 
@@ -73,12 +85,11 @@ def need(engine: Any) -> Need | None:
     if gpu is None or not gpu.memory_gib:
         return None
     device = gpu.memory_gib * GIB
-    chain = list(_towards(engine))
+    chain = list(towards(engine))
     origin = chain[-1]
-    made = next((name for item in chain if (name := getattr(item, "format", "")) in WEIGHT_FORMATS), "")
+    made = _format(chain, engine)
     cache = next((name for item in chain if (name := getattr(item, "kv_cache", ""))), "none")
-    options = {**dict(getattr(engine.checkpoint, "options", {}) or {}), **engine.options}
-    tp, pp = (_count(chain, options, name) for name in ("tp", "pp"))
+    tp, pp = (_count(chain, engine, name) for name in ("tp", "pp"))
     whole = _from_config(origin, engine, Serving(made or "none", cache, tp=tp, pp=pp, device_bytes=device))
     if whole is not None:
         return whole
@@ -90,7 +101,15 @@ def need(engine: Any) -> Need | None:
     return Need(device, weights, device - weights - CONTEXT_BYTES)
 
 
-def _towards(engine: Any) -> Iterator[Stage | Source]:
+def _format(chain: list[Stage | Source], engine: Any) -> str:
+    """How a stage of the recipe stores the weights, as `WEIGHT_FORMATS` names it; "" if none changes them."""
+    asked = [getattr(item, "format", "") for item in chain]
+    asked += [_WEIGHT_ONLY.get(getattr(item, "options", {}).get("weight_only_precision", ""), "") for item in chain]
+    asked.append(_BENCH.get(str(engine.options.get("quantization", "")), ""))
+    return next((name for name in asked if name in WEIGHT_FORMATS), "")
+
+
+def towards(engine: Any) -> Iterator[Stage | Source]:
     """The stages from the engine's checkpoint to where its weights came from, which is last."""
     item: Stage | Source | None = engine.checkpoint
     while item is not None:
@@ -99,13 +118,20 @@ def _towards(engine: Any) -> Iterator[Stage | Source]:
         item = next((roles[role] for role in _TOWARDS if role in roles), None)
 
 
-def _count(chain: list[Stage | Source], options: dict[str, Any], name: str) -> int:
+def ranks(engine: Any) -> int:
+    """How many the recipe says that the engine will have."""
+    chain = list(towards(engine))
+    return _count(chain, engine, "tp") * _count(chain, engine, "pp")
+
+
+def _count(chain: list[Stage | Source], engine: Any, name: str) -> int:
+    options = engine.options
     given = next((getattr(item, name) for item in chain if isinstance(getattr(item, name, None), int)), 0)
     return int(given or options.get(f"{name}_size") or 1)
 
 
 def _from_config(origin: Stage | Source, engine: Any, serving: Serving) -> Need | None:
-    config = _config(origin)
+    config = config_of(origin)
     if config is None:
         return None
     options = engine.options
@@ -122,10 +148,12 @@ def _from_config(origin: Stage | Source, engine: Any, serving: Serving) -> Need 
     return Need(serving.device_bytes, found.weights, found.cache_left, found.cache_needed)
 
 
-def _config(origin: Stage | Source) -> dict[str, Any] | None:
+def config_of(origin: Stage | Source) -> dict[str, Any] | None:
     """``config.json`` of a Hugging Face checkpoint that lies beside the recipe."""
     if not isinstance(origin, Source) or isinstance(origin, FixedOutput):
         return None
+    if os.path.exists(os.path.join(origin.path, "hf_quant_config.json")):
+        return None  # quantised already: its files say what it weighs
     try:
         with open(os.path.join(origin.path, "config.json"), encoding="utf-8") as stream:
             found = json.load(stream)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import Field, InstanceOf, model_validator
 from pydantic_core import PydanticCustomError
 
+from hermetic.llm import memory
 from hermetic.llm.pytorch import PyTorchModel
 from hermetic.llm.support.releases import is_older
 from hermetic.llm.tensorrt_llm import Engine
@@ -89,9 +90,18 @@ class Smoke(Stage):
             raise _unfit(f"an engine for {mode} needs settings at run time that this test does not give")
         if isinstance(self.engine, PyTorchModel) and self.engine.runtime is None:
             raise _unfit("the engine does not say which image it runs in: PyTorchModel(runtime=Image(...))")
+        ranks, gpus = self._ranks(), self.gpu.count if self.gpu is not None else 0
+        if gpus and gpus < ranks:
+            raise _unfit(f"the engine has {ranks} ranks, and the test has {gpus} GPU: gpu=Gpu(..., count={ranks})")
         if self.json_schema and not _guided(self.engine):
             raise _unfit("this engine has no guided decoding: leave out json_schema")
         return self
+
+    def _ranks(self) -> int:
+        """As far as the recipe says it; whoever made the checkpoint decided."""
+        if isinstance(self.engine, PyTorchModel):
+            return self.engine.tp * self.engine.pp
+        return memory.ranks(self.engine)
 
 
 def _guided(engine: Engine | PyTorchModel) -> bool:

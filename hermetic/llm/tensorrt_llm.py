@@ -23,17 +23,27 @@ from hermetic.llm.environments import files_environment
 from hermetic.llm.findings import Finding, Severity
 from hermetic.llm.origins import origins
 from hermetic.llm.trtllm import Parsed, Table, check_values, table
+from hermetic.llm.trtllm.coupling import coupled
 from hermetic.llm.trtllm.options import UNKNOWN, Value
+from hermetic.llm.trtllm.options_file import options_file
 from hermetic.recipe import Environment, Source, Stage
 from hermetic.recipe.harvest import TOKENIZER, Harvest, LogLine
 
-__all__ = ["Engine", "Manifest", "Quantise"]
+__all__ = ["Engine", "Manifest", "Quantise", "coupled", "options_file"]
 
 Input = InstanceOf[Stage] | InstanceOf[Source]
 Positive = Annotated[int, Field(ge=1)]
 
 #: Options that the stage itself gives: places inside the sandbox, and what changes no byte.
 _OURS = frozenset({"checkpoint_dir", "output_dir", "input_timing_cache", "output_timing_cache", "log_level", "workers"})
+#: Options that name files, which a sandbox does not have, and what to give in their place.
+_FILES = {
+    "lora_dir": "adapters=",
+    "build_config": "options= with what is in it",
+    "model_config": "checkpoint=",
+    "model_cls_file": "a model that the release knows",
+    "visualize_network": "hermetic shell",
+}
 _TOOLS = {"trtllm-build": "trtllm-build", "trtllm-bench": "trtllm-bench build", "quantize.py": "quantize.py"}
 _BUILDERS = ("trtllm-build", "trtllm-bench")
 #: Where trtllm-bench leaves an engine: in a folder of its own until it ends, then below the model's name, which may
@@ -103,6 +113,9 @@ class Engine(Stage):
     may never end, and is harvested. It needs `model`, the name that the tool knows the model by, and takes a Hugging
     Face checkpoint. `options` are the tool's own, of `release`, in any spelling, without the dashes.
 
+    `adapters` is one LoRA adapter, or a folder of several (`hermetic.llm.lora.adapters`), in Hugging Face layout; the
+    engine has them in ``lora/``. Engines for adapters that come later need ``lora_target_modules`` instead.
+
     `timing_cache` is a folder with ``timing.cache``, as every engine of ``trtllm-build`` leaves one. Without it each
     build measures its kernels afresh, and two builds may choose differently. ``realise --check`` grades two builds
     `structural` only with ``profiling_verbosity`` ``detailed``: else a plan does not name its tactics.
@@ -121,6 +134,7 @@ class Engine(Stage):
     checkpoint: Input
     tokenizer: Input | None = None
     timing_cache: Input | None = None
+    adapters: Input | None = None
     release: str
     builder: Literal["trtllm-build", "trtllm-bench"] = "trtllm-build"
     model: str = ""
@@ -141,6 +155,8 @@ class Engine(Stage):
     def _not_ours(cls, options: dict[str, Value]) -> dict[str, Value]:
         if taken := sorted(_OURS & options.keys()):
             raise _unfit(f"the stage itself gives {', '.join(taken)}")
+        if named := sorted(_FILES.keys() & options.keys()):
+            raise _unfit(f"{named[0]} names a file that the stage would not see: use {_FILES[named[0]]}")
         return options
 
     @model_validator(mode="after")
@@ -149,6 +165,8 @@ class Engine(Stage):
             raise _unfit("builder trtllm-bench needs model, the name it knows it by, and trtllm-build has none")
         if self.builder == "trtllm-bench" and self.timing_cache is not None:
             raise _unfit("trtllm-bench takes no timing cache; trtllm-build does")
+        if self.adapters is not None and self.options.get("lora_plugin") in (None, "disable"):
+            raise _unfit("adapters have no effect without the LoRA plugin: options={'lora_plugin': 'auto'}")
         for finding in coupled(self.options):
             if finding.severity is Severity.ERROR:
                 raise _unfit(f"{finding.message}: {finding.hint}")
@@ -181,7 +199,12 @@ class Manifest(Stage):
 
     kind: ClassVar[str] = "tensorrt-llm.manifest"
     version: ClassVar[int] = 1
-    programs: ClassVar[tuple[str, ...]] = ("tensorrt_llm_manifest.py", "file_digests.py", "stage_file.py")
+    programs: ClassVar[tuple[str, ...]] = (
+        "tensorrt_llm_manifest.py",
+        "build_options.py",
+        "file_digests.py",
+        "stage_file.py",
+    )
     platform: ClassVar[tuple[str, ...]] = ()
 
     environment: InstanceOf[Environment] = Field(default_factory=files_environment)
@@ -231,34 +254,13 @@ def canonical(options: dict[str, Value], known: Table) -> dict[str, Value]:
     return dict(sorted({**defaults, **chosen}.items()))  # type: ignore[arg-type]
 
 
-def coupled(options: dict[str, Value]) -> list[Finding]:
-    """Options that exclude or need each other; the tool would say so only after hours, or never."""
-    found = []
-    if options.get("opt_num_tokens") and options.get("multiple_profiles") == "enable":
-        found.append(
-            _coupled("opt_num_tokens", "the tool refuses opt_num_tokens with multiple profiles", "leave it out")
-        )
-    if options.get("weight_streaming") and options.get("gemm_plugin") not in (None, "disable"):
-        found.append(
-            _coupled("weight_streaming", "weight streaming needs the GEMM plugin off", "gemm_plugin='disable'")
-        )
-    if options.get("streamingllm") == "enable":
-        found.append(_coupled("streamingllm", "StreamingLLM is no longer supported", "leave it out"))
-    longest, context = options.get("max_seq_len"), options.get("max_input_len")
-    asked = options.get("kv_cache_type", "paged") != "paged" and options.get("use_paged_context_fmha") == "enable"
-    if asked:
-        text = "paged context attention needs a paged key-value cache"
-        found.append(_coupled("use_paged_context_fmha", text, "kv_cache_type='paged', or switch it off"))
-    if isinstance(longest, int) and isinstance(context, int) and context > longest:
-        found.append(_coupled("max_input_len", f"max_input_len {context} is over max_seq_len {longest}", "lower it"))
-    return found
-
-
 def _harvest(builder: str, data: dict[str, Any]) -> Harvest:
     options = data.get("options", {})
     wanted = data.get("quantisation")
     folders = _BENCH_FOLDERS if builder == "trtllm-bench" else ("out",)
     artifacts = ("config.json", "rank*.engine") + (() if builder == "trtllm-bench" else ("timing.cache",))
+    if data.get("adapters") is not None:
+        artifacts += ("lora/*/adapter_config.json", "lora/*/adapter_model.safetensors")
     return Harvest(
         artifacts=artifacts,
         complete=LogLine(_SERIALISED),
@@ -272,10 +274,6 @@ def _harvest(builder: str, data: dict[str, Any]) -> Harvest:
 
 def _is_error(finding: Finding) -> bool:
     return finding.severity is Severity.ERROR
-
-
-def _coupled(where: str, message: str, hint: str) -> Finding:
-    return Finding("coupled-options", Severity.ERROR, where, message, hint)
 
 
 def _unfit(message: str) -> PydanticCustomError:

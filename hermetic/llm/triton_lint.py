@@ -12,7 +12,8 @@ from hermetic.llm.policy import Policy
 from hermetic.llm.pytorch import PyTorchModel
 from hermetic.llm.tensorrt_llm import Engine
 from hermetic.llm.triton import Repository
-from hermetic.recipe import Recipe
+from hermetic.llm.trtllm.coupling import NEEDS_PAGED_CONTEXT
+from hermetic.recipe import Recipe, Source
 
 __all__ = ["findings", "policy_findings", "promises"]
 
@@ -26,7 +27,14 @@ def findings(recipe: Recipe) -> Iterator[Finding]:
     for stage, name in recipe.names.items():
         if isinstance(stage, Repository):
             place = stage.where
-            for found in (*_queue(stage), *_limits(stage), *_manifest(stage), *_other_kinds(stage)):
+            for found in (
+                *_queue(stage),
+                *_limits(stage),
+                *_reuse(stage),
+                *_plan(stage),
+                *_manifest(stage),
+                *_other_kinds(stage),
+            ):
                 yield replace(
                     found,
                     where=f"{name}: {found.where}",
@@ -51,6 +59,23 @@ def _limits(stage: Repository) -> Iterator[Finding]:
         if isinstance(most, int) and wanted > most:
             message = f"{name} is {wanted}, and the engine is built with {most}"
             yield Finding("repository-over-engine", Severity.ERROR, name, message, f"{name}={most}, or another engine")
+
+
+def _reuse(stage: Repository) -> Iterator[Finding]:
+    """What the server wants of the cache, and the engine was not built for."""
+    if not isinstance(stage.engine, Engine) or stage.engine.options.get("use_paged_context_fmha") != "disable":
+        return
+    for name in ("kv_cache_reuse", "chunked_context"):
+        if getattr(stage, name):
+            message = f"{name} needs an engine that was built with use_paged_context_fmha"
+            yield Finding("reuse-and-engine", Severity.ERROR, name, message, f"{name}=False", NEEDS_PAGED_CONTEXT)
+
+
+def _plan(stage: Repository) -> Iterator[Finding]:
+    if isinstance(stage.engine, Source) and stage.engine.name.endswith(".plan"):
+        message = f"{stage.engine.name} is one file, and an engine of TensorRT-LLM is a folder"
+        hint = "the folder with config.json and rank0.engine, one rank<N>.engine for each rank"
+        yield Finding("plan-file", Severity.ERROR, "engine", message, hint)
 
 
 def _manifest(stage: Repository) -> Iterator[Finding]:
@@ -88,8 +113,29 @@ def policy_findings(recipe: Recipe, policy: Policy) -> Iterator[Finding]:
     """What `policy` promises that a repository of `recipe` can't keep."""
     for stage, name in recipe.names.items():
         if isinstance(stage, Repository):
-            for found in promises(_known_limits(stage), policy):
+            for found in (*promises(_known_limits(stage), policy), *_delays(stage.queue_delay_us, policy)):
                 yield replace(found, where=f"{name}: {found.where}")
+
+
+def _delays(waits: int, policy: Policy) -> Iterator[Finding]:
+    """A request may wait for others of its batch longer than the policy calls too long; its own numbers may differ."""
+    threshold = policy.thresholds.max_queue_delay_us
+    if threshold is not None and waits > threshold.limit:
+        message = f"the server holds requests back for up to {waits} µs, and {threshold.limit} µs raise an alert"
+        hint = f"queue_delay_us={threshold.limit} at most, or a higher limit"
+        yield Finding("delay-over-policy", Severity.ERROR, "thresholds.max_queue_delay_us.limit", message, hint)
+    for number, window in enumerate(policy.readiness.windows):
+        if window.metric != "llm.queue_delay_us" or window.at_most is None:
+            continue
+        where = f"readiness.windows[{number}].at_most"
+        if waits > window.at_most:
+            message = f"the server holds requests back for up to {waits} µs, and at {window.at_most} µs it is not ready"
+            yield Finding("delay-over-policy", Severity.ERROR, where, message, "lower queue_delay_us")
+        if threshold is not None and threshold.limit > window.at_most:
+            message = (
+                f"one request may wait {threshold.limit} µs without an alert, and {window.at_most} µs are not ready"
+            )
+            yield Finding("delays-differ", Severity.WARNING, where, message, "one number for both")
 
 
 def _known_limits(stage: Repository) -> dict[str, int]:

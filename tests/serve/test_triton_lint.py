@@ -92,3 +92,50 @@ def test_a_policy_can_not_promise_more_than_the_engine(tokens: int, prompt: int,
 
 def test_no_policy_promises_nothing() -> None:
     assert list(promises({"max_seq_len": 10}, Policy(policy=1))) == []
+
+
+REUSE = """
+from hermetic import Image, Source
+from hermetic.llm import tensorrt_llm
+from hermetic.llm.triton import triton_repository
+
+engine = tensorrt_llm.Engine(
+    environment=Image("docker.io/example/trtllm:1.2.1"), checkpoint=Source("checkpoint"), release="1.2.1",
+    options={"use_paged_context_fmha": "disable"},
+)
+bad = triton_repository(engine, manifest=Source("checkpoint"))
+good = triton_repository(engine, manifest=Source("checkpoint"), kv_cache_reuse=False, chunked_context=False)
+plan = triton_repository(Source("qwen3-32b-w4a8.plan"), manifest=Source("checkpoint"))
+default = good
+"""
+
+
+def test_reuse_of_a_cache_that_the_engine_was_not_built_for_and_a_plan_for_an_engine(cli, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "qwen3-32b-w4a8.plan").touch()
+    (tmp_path / "recipe.py").write_text(REUSE)
+    found = [json.loads(line) for line in cli("lint", "recipe.py", "--json").lines]
+    assert [(one["where"], one["code"]) for one in found if one["severity"] == "error"] == [
+        ("bad: kv_cache_reuse", "reuse-and-engine"),
+        ("bad: chunked_context", "reuse-and-engine"),
+        ("plan: engine", "plan-file"),
+    ]
+
+
+def test_three_numbers_for_one_delay(cli, tmp_path: Path) -> None:
+    """Seed 002: 3000 µs in config.pbtxt, 2500 until an alert, 1500 as the service level."""
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").touch()
+    (tmp_path / "recipe.py").write_text(RECIPE.replace("queue_delay_us=2500", "queue_delay_us=3000"))
+    (tmp_path / "policy.yaml").write_text(
+        "policy: 1\nrecipients: {somebody: {}}\n"
+        "thresholds: {max_queue_delay_us: {limit: 2500, action: alert, recipient: somebody}}\n"
+        "readiness: {windows: [{metric: llm.queue_delay_us, at_most: 1500}]}\n"
+    )
+    done = cli("lint", "recipe.py", "--json", "--policy", "policy.yaml")
+    found = [one for one in map(json.loads, done.lines) if one["code"].startswith("delay")]
+    assert {(one["where"], one["code"], one["severity"]) for one in found if one["where"].startswith("good")} == {
+        ("good: thresholds.max_queue_delay_us.limit", "delay-over-policy", "error"),
+        ("good: readiness.windows[0].at_most", "delay-over-policy", "error"),
+        ("good: readiness.windows[0].at_most", "delays-differ", "warning"),
+    }

@@ -1,5 +1,6 @@
 """The engine stage: options of the pinned release, in the key as the tool will see them; what cannot be is refused."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,33 @@ class TestOptions:
             ({"options": {"opt_num_tokens": 8, "multiple_profiles": True}}, "multiple profiles"),
             ({"options": {"kv_cache_type": "continuous"}}, "paged key-value cache"),
             ({"options": {"weight_streaming": True, "gemm_plugin": "auto"}}, "weight streaming"),
+            ({"options": {"speculative_decoding_mode": "draft_tokens_external"}}, "greatest number of draft tokens"),
+            ({"options": {"speculative_decoding_mode": "lookahead_decoding"}}, "greatest number of draft tokens"),
+            ({"options": {"max_draft_len": 10}}, "no speculative_decoding_mode"),
+            (
+                {
+                    "options": {
+                        "speculative_decoding_mode": "draft_tokens_external",
+                        "max_draft_len": 10,
+                        "use_paged_context_fmha": "disable",
+                    }
+                },
+                "blocks are reused",
+            ),
+            ({"options": {"speculative_decoding_mode": "medusa", "max_beam_width": 4}}, "beam search"),
+            ({"options": {"speculative_decoding_mode": "eagle", "max_beam_width": 2}}, "beam search"),
+            ({"options": {"speculative_decoding_mode": "guess"}}, "lookahead_decoding"),
+            ({"options": {"lora_target_modules": ["attn_qkv"]}}, "LoRA plugin"),
+            ({"adapters": CHECKPOINT}, "LoRA plugin"),
+            ({"options": {"lora_dir": ["/adapters"]}}, "use adapters="),
+            ({"options": {"build_config": "build.json"}}, "would not see"),
+            ({"options": {"fast_build": True}}, "fast_build"),
+            ({"options": {"context_fmha": "disable"}}, "fused context attention"),
+            ({"options": {"kv_cache_type": "linear"}}, "continuous, paged, disabled"),
+            (
+                {"release": "0.12.0", "options": {"paged_kv_cache": "disable", "use_paged_context_fmha": "enable"}},
+                "paged",
+            ),
             ({"release": "1.3.0"}, "no engine builder after 1.3.0rc20"),
             ({"release": "latest"}, "no table"),
             ({"builder": "trtllm-bench"}, "needs model"),
@@ -75,8 +103,73 @@ class TestOptions:
         found = engine(release="0.18.2", options={"fuse_fp4_quant": "enable"}).findings()
         assert [(one.severity.value, one.code) for one in found] == [("warning", "unsure-option")]
 
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"speculative_decoding_mode": "draft_tokens_external", "max_draft_len": 10},
+            {"speculative_decoding_mode": "lookahead_decoding", "max_draft_len": 83},
+            {"speculative_decoding_mode": "medusa"},
+            {"speculative_decoding_mode": "explicit_draft_tokens"},
+            {"speculative_decoding_mode": "eagle"},
+            {"lora_plugin": "auto", "lora_target_modules": ["attn_qkv"], "max_lora_rank": 16},
+            {"kv_cache_type": "continuous", "use_paged_context_fmha": "disable"},
+            {"kv_cache_type": "disabled", "use_paged_context_fmha": "disable"},
+        ],
+    )
+    def test_what_goes_together(self, options: dict[str, Any]) -> None:
+        assert engine(options=options).findings() == []
+
+
+class TestOptionsFile:
+    def test_options_of_a_file_are_those_of_the_recipe(self, tmp_path: Path) -> None:
+        file = tmp_path / "tensorrt_llm.yaml"
+        file.write_text(
+            "build:\n  max_batch_size: 4\n  use_paged_context_fmha: true\n  lora_target_modules: [attn_q]\n"
+        )
+        found = tensorrt_llm.options_file(file, section="build")
+        assert found == {"max_batch_size": 4, "use_paged_context_fmha": True, "lora_target_modules": ["attn_q"]}
+        same = {"max_batch_size": 4, "use_paged_context_fmha": "enable", "lora_target_modules": ["attn_q"]}
+        plugin = {"lora_plugin": "auto"}
+        assert engine(options=found | plugin).parameters_in_key() == engine(options=same | plugin).parameters_in_key()
+
+    @pytest.mark.parametrize(
+        ("text", "section", "said"),
+        [
+            ("- 1\n", "", "no mapping"),
+            ("a: 1\n", "build", "no mapping 'build'"),
+            ("a: 0.5\n", "", "not a text"),
+            ("a: [\n", "", "options.yaml"),
+            ("a: !!python/object:os.system {}\n", "", "options.yaml"),
+        ],
+    )
+    def test_what_is_no_list_of_options(self, tmp_path: Path, text: str, section: str, said: str) -> None:
+        file = tmp_path / "options.yaml"
+        file.write_text(text)
+        with pytest.raises(HermeticError) as caught:
+            tensorrt_llm.options_file(file, section=section)
+        assert (caught.value.domain, caught.value.reason) == (Domain.RECIPE, "options-file")
+        assert said in str(caught.value)
+
+    def test_a_change_in_the_file_changes_the_engine(self, tmp_path: Path, cli) -> None:
+        (tmp_path / "checkpoint").mkdir()
+        (tmp_path / "recipe.py").write_text(
+            "from hermetic import Image, Source\nfrom hermetic.llm import tensorrt_llm\n"
+            f"engine = tensorrt_llm.Engine(environment=Image('example.com/a:1@sha256:{'0' * 64}'), release='1.2.1',\n"
+            "    checkpoint=Source('checkpoint'), options=tensorrt_llm.options_file('options.yaml'))\n"
+        )
+        paths = []
+        for size in (4, 4, 8):
+            (tmp_path / "options.yaml").write_text(f"max_batch_size: {size}\n")
+            paths.append(cli("path", "recipe.py").lines)
+        assert paths[0] == paths[1] != paths[2]
+
 
 class TestHarvest:
+    def test_of_adapters(self) -> None:
+        harvest = engine(adapters=CHECKPOINT, options={"lora_plugin": "auto"}).harvest
+        assert harvest is not None
+        assert "lora/*/adapter_config.json" in harvest.artifacts
+
     def test_of_trtllm_build(self) -> None:
         harvest = engine(quantisation="W4A8_AWQ", tokenizer=CHECKPOINT).harvest
         assert harvest is not None

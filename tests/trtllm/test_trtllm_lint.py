@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from hermetic.llm.support.releases import contents, cuda_for, first_release, is_older
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 DIGEST = "@sha256:" + "0" * 64
 RECIPE = """\
-from hermetic import Image, Source, hub_snapshot
+from hermetic import Gpu, Image, Source, hub_snapshot
 from hermetic.llm import tensorrt_llm
 from hermetic.llm.quantise import calibration, quantise
 
@@ -87,6 +89,45 @@ class TestContradictions:
     def test_a_doubt_is_a_warning(self, lint) -> None:
         code, (found,) = lint("tritonserver:25.04-trtllm-python-py3", "0.18.2", options='{"fuse_fp4_quant": "enable"}')
         assert (code, found["severity"], found["code"]) == (0, "warning", "unsure-option")
+
+    def test_a_blackwell_card_on_the_guide_s_cuda(self, lint) -> None:
+        """Seed 000: an RTX 5090 with CUDA 12.4 and driver 555."""
+        gpu = '{}, gpu=Gpu("NVIDIA GeForce RTX 5090", memory_gib=32, sm="12.0")'
+        code, (found,) = lint("tritonserver:24.12-trtllm-python-py3", "0.16.0", options=gpu)
+        assert (code, found["code"], found["where"]) == (3, "gpu-and-image", "engine: gpu")
+        assert "needs CUDA 12.8" in found["message"]
+        assert found["source"]
+        assert lint("tensorrt-llm/release:1.2.1", options=gpu) == (0, [])
+
+    def test_qwen3_on_an_image_that_is_older(self, lint, tmp_path: Path) -> None:
+        weights = 'weights = Source("checkpoint")'
+        (tmp_path / "checkpoint" / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}')
+        code, (found,) = lint("tritonserver:25.05-trtllm-python-py3", "0.19.0", weights=weights)
+        assert (code, found["code"], found["hint"]) == (3, "model-and-release", "0.20.0 is the first that does")
+
+    def test_qwen3_from_the_hub_too(self, lint, tmp_path: Path) -> None:
+        shutil.copy(RECIPES / "qwen3.lock.json", tmp_path / "recipe.lock.json")
+        ignored = '(".gitattributes", "LICENSE", "README.md")'
+        weights = f'weights = hub_snapshot("Qwen/Qwen3-32B", revision="main", ignore={ignored})'
+        found = lint("tritonserver:25.05-trtllm-python-py3", "0.19.0", weights=weights)[1]
+        assert [one["code"] for one in found] == ["model-and-release"]
+
+    def test_a_branch_is_no_pin(self, lint) -> None:
+        code, found = lint(
+            "tensorrt-llm/release:1.2.1", weights='weights = hub_snapshot("Qwen/Qwen3-32B", revision="main")'
+        )
+        assert (code, [(one["severity"], one["code"]) for one in found]) == (0, [("warning", "not-locked")])
+
+    def test_w4a8_where_there_is_no_kernel(self, lint) -> None:
+        gpu = '{"use_paged_context_fmha": "disable"}, gpu=Gpu("NVIDIA A100-SXM4-80GB", memory_gib=80, sm="8.0")'
+        code, found = lint("tensorrt-llm/release:1.2.1", weights=QUANTISED, options=gpu)
+        assert code == 3
+        assert ("format-for-gpu", "engine: gpu") in [(one["code"], one["where"]) for one in found]
+
+    def test_an_engine_that_is_called_like_a_plan(self, lint) -> None:
+        code, (found,) = lint("tensorrt-llm/release:1.2.1", options='{}, name="qwen3-32b-w4a8.plan"')
+        assert (code, found["code"]) == (3, "plan-file")
+        assert "rank0.engine" in found["message"]
 
 
 class TestTables:

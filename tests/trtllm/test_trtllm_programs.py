@@ -78,6 +78,37 @@ class TestEngine:
         ]
         assert "single: 1" in ended.stdout
 
+    @pytest.mark.parametrize("several", [False, True])
+    def test_adapters_are_found_at_the_top_or_in_folders(self, bench: Bench, several: bool) -> None:
+        bench.write("checkpoint", {"config.json": MODEL, "rank0.safetensors": b""})
+        files: dict[str, object] = {"adapter_config.json": {}, "adapter_model.safetensors": b""}
+        roles = ("adapters/de", "adapters/fr") if several else ("adapters",)
+        wanted = [str(bench.write(role, files)) for role in roles]
+        parameters = {"builder": "trtllm-build", "options": {}}
+        ended = bench.run("tensorrt_llm_engine.py", parameters, tool(bench.folder, "trtllm-build"))
+        words = [line.removeprefix("word: ") for line in ended.stdout.splitlines() if line.startswith("word: ")]
+        assert words[-len(wanted) - 1 :] == ["--lora_dir", *wanted], ended.stderr
+
+    def test_what_is_no_adapter(self, bench: Bench) -> None:
+        bench.write("checkpoint", {"config.json": MODEL, "rank0.safetensors": b""})
+        place = bench.write("adapters", {"adapter_config.json": {}})
+        parameters = {"builder": "trtllm-build", "options": {}}
+        assert "no adapter_model.safetensors" in bench.run("tensorrt_llm_engine.py", parameters).stderr
+        (place / "adapter_config.json").unlink()
+        assert "has no adapter_config.json" in bench.run("tensorrt_llm_engine.py", parameters).stderr
+
+    def test_a_rank_that_is_larger_than_its_gpu(self, bench: Bench) -> None:
+        place = bench.write("checkpoint", {"config.json": MODEL})
+        with (place / "rank0.safetensors").open("wb") as stream:
+            stream.truncate(3 << 30)  # a hole
+        parameters = {"builder": "trtllm-build", "options": {}, "device_gib": 4}
+        refused = bench.run("tensorrt_llm_engine.py", parameters, tool(bench.folder, "trtllm-build"))
+        assert "3.0 GiB of weights do not fit into a GPU of 4 GiB" in refused.stderr
+        path = f"{bench.folder / 'bin'}:/usr/bin:/bin"
+        assert "25% of the GPU" not in bench.run("tensorrt_llm_engine.py", parameters | {"device_gib": 80}, path).stdout
+        warned = bench.run("tensorrt_llm_engine.py", parameters | {"device_gib": 5}, path)
+        assert (warned.returncode, "warning: 20% of the GPU" in warned.stdout) == (0, True)
+
     def test_the_command_line_of_trtllm_bench(self, bench: Bench) -> None:
         bench.write("checkpoint", {"config.json": {}})
         options = {"quantization": "NVFP4", "trust_remote_code": "True"}

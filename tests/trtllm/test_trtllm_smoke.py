@@ -10,7 +10,7 @@ import pytest
 from hermetic.errors import Domain, HermeticError
 from hermetic.llm.pytorch import PyTorchModel
 from hermetic.llm.smoke import Smoke
-from hermetic.llm.tensorrt_llm import Engine
+from hermetic.llm.tensorrt_llm import Engine, Quantise
 from hermetic.recipe import Gpu, Host, Source
 from hermetic.sandbox import tools
 from hermetic.testing.trtllm.image import StandinImage, build_image
@@ -25,7 +25,7 @@ from hermetic.llm.triton import triton_repository
 image = Image({reference!r})
 engine = tensorrt_llm.Engine(
     environment=image, release="1.2.1", checkpoint=Source("checkpoint"), tokenizer=Source("model"),
-    options={{"max_seq_len": 1024}},
+    options={{"max_seq_len": 1024, "reduce_fusion": "enable"}},
 )
 smoke = Smoke(engine=engine)
 manifest = tensorrt_llm.Manifest(engine=engine, smoke=smoke)
@@ -72,6 +72,10 @@ def test_what_passes_is_in_the_manifest_and_can_be_asked(recipe, cli) -> None:
     assert result.exit_code == 0, result.stderr
     manifest = json.loads(Path(result.lines[0], "manifest.json").read_text())
     assert manifest["smoke"]["answers"][0]["text"].endswith("an answer of the STAND-IN.")
+    engine = cli("path", f"{file}#engine").lines[0]
+    inspected = json.loads(cli("inspect", engine, "--json").lines[0])
+    assert inspected["asked_for"] == {"reduce_fusion": "enable"}
+    assert "asked for" in cli("inspect", engine).stdout
     asked = cli("run", f"{file}#engine", "Who are you?")
     assert (asked.exit_code, asked.stdout.count("STAND-IN")) == (0, 1), asked.stderr
     assert asked.stdout == cli("run", f"{file}#engine", "Who are you?").stdout
@@ -110,6 +114,14 @@ class TestStage:
         gpu = Gpu("NVIDIA H200")
         smoke = Smoke(engine=self.engine(gpu=gpu))
         assert (smoke.environment, smoke.gpu) == (self.ENVIRONMENT, gpu)
+
+    def test_a_gpu_for_each_rank(self) -> None:
+        weights = Quantise(
+            environment=self.ENVIRONMENT, release="1.2.1", snapshot=Source(__file__), format="int4_wo", tp=2
+        )
+        with pytest.raises(HermeticError, match="2 ranks, and the test has 1 GPU"):
+            Smoke(engine=self.engine(checkpoint=weights, gpu=Gpu("NVIDIA H200")))
+        assert Smoke(engine=self.engine(checkpoint=weights, gpu=Gpu("NVIDIA H200", count=2))).gpu
 
     def test_guided_decoding_where_the_release_has_it(self) -> None:
         assert Smoke(engine=self.engine()).json_schema

@@ -45,7 +45,20 @@ def _build(stage: StageFile) -> list[str]:
         if not cache.is_file() or cache.read_bytes() == NO_CACHE:  # the tool would only warn, and measure afresh
             raise Refused(f"the input timing_cache has no {TIMING_CACHE}, or none that a tool has written")
         command += ["--input_timing_cache", str(cache)]
+    if "adapters" in stage.inputs:
+        command += ["--lora_dir", *_adapters(stage.input("adapters"))]
     return [*command, *_options(stage.parameters["options"])]
+
+
+def _adapters(folder: Path) -> list[str]:
+    """The folder itself, or those in it, sorted; each with its weights in safetensors."""
+    found = [place for place in (folder, *sorted(folder.iterdir())) if (place / "adapter_config.json").is_file()]
+    if not found:
+        raise Refused("the input adapters has no adapter_config.json, at the top or in a folder of its own")
+    bare = [place.name for place in found if not (place / "adapter_model.safetensors").is_file()]
+    if bare:
+        raise Refused(f"the adapter {bare[0]} has no adapter_model.safetensors")
+    return [str(place) for place in found]
 
 
 def _bench(stage: StageFile) -> list[str]:

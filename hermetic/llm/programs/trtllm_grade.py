@@ -104,7 +104,7 @@ def _same_layers(first: Path, second: Path) -> bool | None:
     if str(made.get("profiling_verbosity", "")).lower() != "detailed":
         return None
     try:
-        import tensorrt  # type: ignore[import-not-found]  # noqa: PLC0415  # the image's own
+        import tensorrt  # noqa: PLC0415  # the image's own
         import tensorrt_llm  # noqa: F401, PLC0415  # registers its plugins
     except ImportError:
         return None

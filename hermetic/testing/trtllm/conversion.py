@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 try:
-    from tensorrt_llm.standin import clock, introduce, parse, read_tables  # type: ignore[import-not-found]
+    from tensorrt_llm.standin import clock, introduce, parse, read_tables
 except ImportError:  # beside it, outside an image
     from standin import clock, introduce, parse, read_tables  # type: ignore[import-not-found]
 

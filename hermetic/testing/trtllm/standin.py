@@ -104,12 +104,21 @@ def trtllm_build(tables: dict[str, Any], options: argparse.Namespace) -> int:
         "plugin_config": {
             "tokens_per_block": options.tokens_per_block,
             "use_paged_context_fmha": options.use_paged_context_fmha == "enable",
+            # Off without a word, as the real one does it of most models, and on one rank.
+            "reduce_fusion": options.reduce_fusion == "enable"
+            and model.get("mapping", {}).get("tp_size", 1) > 1
+            and str(model.get("architecture")).startswith("Llama"),
         },
     }
     if options.dry_run:
         return 0
     started = time.monotonic()
     Path(options.output_timing_cache).write_bytes(b"a timing cache of the STAND-IN\n")
+    for number, adapter in enumerate(options.lora_dir or ()):
+        target = Path(options.output_dir) / "lora" / str(number)
+        target.mkdir(parents=True)
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copy2(Path(adapter) / name, target)
     return ending(save(tables, Path(options.output_dir), model, effective, checkpoint, started), started)
 
 

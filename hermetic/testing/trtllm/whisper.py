@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
-    from tensorrt_llm.conversion import write_noise  # type: ignore[import-not-found]
-    from tensorrt_llm.standin import clock, introduce, read_tables  # type: ignore[import-not-found]
+    from tensorrt_llm.conversion import write_noise
+    from tensorrt_llm.standin import clock, introduce, read_tables
 except ImportError:  # beside it, outside an image
     from conversion import write_noise  # type: ignore[import-not-found]
     from standin import clock, introduce, read_tables  # type: ignore[import-not-found]
