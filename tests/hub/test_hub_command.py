@@ -178,6 +178,7 @@ def test_a_token_is_nowhere(hub: Hub, recipe, cli, tmp_path: Path, store_root: P
         assert found.stdout == ""
 
 
+@pytest.mark.slow
 class TestKilled:
     @pytest.fixture
     def driver(self, tmp_path: Path, store_root: Path):
@@ -273,6 +274,7 @@ def busybox() -> str:
     return os.path.realpath(found)
 
 
+@pytest.mark.slow
 def test_fetches_run_beside_builds_and_a_change_rebuilds_only_what_reads_it(
     hub: Hub, tiny: Repository, recipe, cli, tmp_path: Path, busybox: str
 ) -> None:

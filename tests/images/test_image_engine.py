@@ -118,7 +118,7 @@ class TestUnderBubblewrap:
         assert attempt(builder)["outcome"] == outcome
         assert left_behind() == []
 
-    @pytest.mark.parametrize("behaviour", ["hang", "exit"])
+    @pytest.mark.parametrize("behaviour", ["hang", pytest.param("exit", marks=pytest.mark.slow)])
     def test_the_bench_as_it_is_usually_started(self, builder: User, served: str, behaviour: str):
         """Through mpirun, as a module; hanging it leaves a workspace, ending it leaves a copy and no workspace."""
         ran = realise(builder, served, behaviour, "--set", "tool=trtllm-bench")
@@ -132,6 +132,7 @@ class TestUnderBubblewrap:
         assert attempt(builder)["status"] == 2
 
 
+@pytest.mark.slow
 class TestUnderPodman:
     @pytest.fixture
     def contained(self, podman: User, builder: User) -> User:

@@ -31,6 +31,9 @@ def containers(user: User) -> list[str]:
     return subprocess.run(listing, env=user.environment(), capture_output=True, text=True, check=True).stdout.split()
 
 
+BOTH = ["bwrap", pytest.param("podman", marks=pytest.mark.slow)]
+
+
 class TestLimits:
     @pytest.mark.parametrize("runtime", ["bwrap", "podman"])
     def test_out_of_memory(self, podman: User, pushed: str, runtime):
@@ -40,7 +43,7 @@ class TestLimits:
         assert "error[build/out-of-memory]: stage 'out' ran out of memory: its limit is 32 MiB" in ran.stderr
         assert last(podman)["extra"]["used"]["limited_by"] in {"cgroup", "rlimit", "podman"}
 
-    @pytest.mark.parametrize("runtime", ["bwrap", "podman"])
+    @pytest.mark.parametrize("runtime", BOTH)
     def test_processes(self, podman: User, pushed: str, runtime):
         prepared(podman, pushed, "i=0; while [ $i -lt 99 ]; do sleep 600 & i=$((i+1)); done", processes=30)
         ran = realise(podman, runtime)
@@ -48,7 +51,7 @@ class TestLimits:
         assert "fork" in ran.stderr
         assert containers(podman) == []
 
-    @pytest.mark.parametrize("runtime", ["bwrap", "podman"])
+    @pytest.mark.parametrize("runtime", BOTH)
     def test_disk(self, podman: User, pushed: str, runtime):
         """Files that are small one by one."""
         grow = "n=0; while true; do cat /bin/busybox > /build/tmp/$n; n=$((n+1)); done"
@@ -57,13 +60,13 @@ class TestLimits:
         assert ran.status == 100
         assert "error[build/out-of-disk]: stage 'out' reached its limit of 16 MiB of disk" in ran.stderr
 
-    @pytest.mark.parametrize("runtime", ["bwrap", "podman"])
+    @pytest.mark.parametrize("runtime", BOTH)
     def test_one_file(self, podman: User, pushed: str, runtime):
         prepared(podman, pushed, "while true; do cat /bin/busybox >> /build/tmp/x; done", disk_mb=8, shm_mb=4)
         ran = realise(podman, runtime)
         assert "build/out-of-disk" in ran.stderr
 
-    @pytest.mark.parametrize("runtime", ["bwrap", "podman"])
+    @pytest.mark.parametrize("runtime", BOTH)
     def test_silence(self, podman: User, pushed: str, runtime):
         prepared(podman, pushed, "echo words; sleep 600", silence=1)
         ran = realise(podman, runtime)
@@ -71,7 +74,7 @@ class TestLimits:
         assert "error[timeout/stage-silent]" in ran.stderr
         assert containers(podman) == []
 
-    @pytest.mark.parametrize("runtime", ["bwrap", "podman"])
+    @pytest.mark.parametrize("runtime", BOTH)
     def test_what_was_used_is_known(self, podman: User, pushed: str, runtime):
         prepared(podman, pushed, "cat /bin/busybox > /build/out/f; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done")
         assert realise(podman, runtime).path

@@ -159,7 +159,10 @@ class Gate:
 
 
 class TestNothingIsLeft:
-    @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize(
+        "how",
+        [signal.SIGKILL, *(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGTERM, signal.SIGINT))],
+    )
     def test_when_the_driver_is_stopped(self, podman: User, pushed: str, how):
         mark = marker()
         stage = started(podman, pushed, mark)
@@ -196,6 +199,7 @@ class TestNothingIsLeft:
         assert stage.process.returncode == code
         assert_nothing_is_left(podman, mark)
 
+    @pytest.mark.slow
     def test_what_driver_and_guard_left_is_swept_by_the_next_run(self, podman: User, pushed: str):
         mark = marker()
         stage = started(podman, pushed, mark)
@@ -210,6 +214,7 @@ class TestNothingIsLeft:
         stage.ended()
         assert_nothing_is_left(podman, mark)
 
+    @pytest.mark.slow
     def test_when_the_stage_takes_too_long(self, podman: User, pushed: str):
         mark = marker()
         podman.recipe(pushed, stubborn(mark), timeout="2")
@@ -226,6 +231,7 @@ class TestNothingIsLeft:
         assert podman("realise", "recipe.py", "--no-link", "--runtime", "podman").path
         assert_nothing_is_left(podman, mark)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("program", "subcommand", "when"),
         [
@@ -263,7 +269,7 @@ class TestHowItEnds:
         [
             ("exit 3", "exited with status 3"),
             ("kill -9 $$", "killed by signal 9"),
-            ("kill -SEGV $$", "killed by signal 11"),
+            pytest.param("kill -SEGV $$", "killed by signal 11", marks=pytest.mark.slow),
             ("echo to the log; exit 1", "| to the log"),
         ],
     )
