@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -213,3 +214,12 @@ def test_check_reads_what_the_file_names(cli, tmp_path: Path) -> None:
     done = cli("serve", "policy", "check", tmp_path / "policy.toml")
     assert done.exit_code == 3
     assert "error[recipe/schema-invalid]" in done.stderr
+
+
+def test_the_example_of_the_document(tmp_path: Path, repository: Path) -> None:
+    """Every field of the file is in it."""
+    text = (repository / "docs" / "policies.md").read_text("utf-8")
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert read(tmp_path, example).canary.requests == 100
+    unnamed = [name for name in Policy.model_fields if not re.search(rf"^(\[+)?{name}\b", example, re.MULTILINE)]
+    assert unnamed == []
