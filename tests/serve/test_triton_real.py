@@ -20,7 +20,7 @@ import pytest
 import triton_kit
 import tritonclient.grpc as triton
 from google.protobuf import text_format
-from triton_kit import Server, Tiny, hermetic, serving
+from triton_kit import Server, Tiny, hermetic, inside, pids, read, serving
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
@@ -262,10 +262,6 @@ def of(server: Server, pid: int) -> bool:
     return f"--http-port={server.ready['http']}".encode() in read(pid, "cmdline")
 
 
-def pids() -> set[int]:
-    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
-
-
 def test_an_engine_without_a_manifest(tmp_path: Path) -> None:
     done = hermetic("serve", "triton", f"{tmp_path}/.")
     assert done.returncode == 5
@@ -288,27 +284,6 @@ def test_a_repository_that_triton_can_not_load(tiny: Tiny, tmp_path: Path) -> No
     assert done.returncode == 4
     assert "error[environment/triton-failed]" in done.stderr
     assert "RuntimeError: of a test" in done.stderr
-
-
-def inside(port: int) -> list[int]:
-    """Descriptors of the processes with this port on their command line, and of all below them."""
-    known = pids()
-    mine = {pid for pid in known if f"--http-port={port}".encode() in read(pid, "cmdline")}
-    while more := {pid for pid in known - mine if parent(pid) in mine}:
-        mine |= more
-    return [os.pidfd_open(pid) for pid in mine]
-
-
-def read(pid: int, name: str) -> bytes:
-    try:
-        return Path("/proc", str(pid), name).read_bytes()
-    except OSError:
-        return b""
-
-
-def parent(pid: int) -> int:
-    fields = read(pid, "stat").rpartition(b")")[2].split()
-    return int(fields[1]) if fields else 0
 
 
 def closed(server: Server, *ports: str) -> bool:

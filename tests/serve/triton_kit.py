@@ -124,10 +124,10 @@ def starting(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], in
 
 
 @contextmanager
-def serving(*arguments: str | Path, **variables: str) -> Iterator[Server]:
+def serving(*arguments: str | Path, ports: list[str] | None = None, **variables: str) -> Iterator[Server]:
     """The server once it is ready; killed on the way out if it has not ended by then."""
-    http, grpc, metrics = map(str, free_ports(3))
-    ports = ("--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics)
+    if ports is None:
+        ports = [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), free_ports(3), strict=True)]
     command = [sys.executable, "-m", "hermetic", "serve", "triton", *map(str, arguments), *ports, "--json"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment(**variables), **pipes) as process:
@@ -145,3 +145,28 @@ def serving(*arguments: str | Path, **variables: str) -> Iterator[Server]:
             process.send_signal(signal.SIGKILL)
             process.wait()
             reader.join()
+
+
+def inside(port: int) -> list[int]:
+    """Descriptors of the processes with this port on their command line, and of all below them."""
+    known = pids()
+    mine = {pid for pid in known if f"--http-port={port}".encode() in read(pid, "cmdline")}
+    while more := {pid for pid in known - mine if parent(pid) in mine}:
+        mine |= more
+    return [os.pidfd_open(pid) for pid in mine]
+
+
+def read(pid: int, name: str) -> bytes:
+    try:
+        return Path("/proc", str(pid), name).read_bytes()
+    except OSError:
+        return b""
+
+
+def parent(pid: int) -> int:
+    fields = read(pid, "stat").rpartition(b")")[2].split()
+    return int(fields[1]) if fields else 0
+
+
+def pids() -> set[int]:
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
