@@ -9,7 +9,9 @@ self:
 let
   cfg = config.services.hermetic;
   made = self.lib.${pkgs.stdenv.hostPlatform.system};
-  # TensorRT and CUDA map memory that is written and executed, so MemoryDenyWriteExecute stays off.
+  # TensorRT and CUDA map memory that is written and executed, so MemoryDenyWriteExecute stays off. Bubblewrap makes
+  # namespaces and mounts a /proc, which the kernel refuses where something lies over the one it sees: so no
+  # RestrictNamespaces, and neither ProtectKernelTunables nor ProtectKernelLogs (who is not root may not write there).
   hardened = {
     CapabilityBoundingSet = "";
     LockPersonality = true;
@@ -19,25 +21,42 @@ let
     ProtectControlGroups = true;
     ProtectHome = "read-only";
     ProtectHostname = true;
-    ProtectKernelLogs = true;
     ProtectKernelModules = true;
-    ProtectKernelTunables = true;
     ProtectSystem = "strict";
+    RemoveIPC = true;
+    RestrictAddressFamilies = [
+      "AF_INET"
+      "AF_INET6"
+      "AF_NETLINK" # bubblewrap's loopback
+      "AF_UNIX"
+    ];
     RestrictRealtime = true;
     RestrictSUIDSGID = true;
+    SystemCallArchitectures = "native";
+    SystemCallErrorNumber = "EPERM";
+    SystemCallFilter = "~@clock @cpu-emulation @module @obsolete @raw-io @reboot @swap";
     UMask = "0077";
   };
   common = {
     Restart = "on-failure";
     User = cfg.user;
     Group = cfg.group;
-    StateDirectory = "hermetic";
+    CacheDirectory = "hermetic";
     RuntimeDirectory = "hermetic";
+    RuntimeDirectoryPreserve = true; # both services have it
+    StateDirectory = "hermetic";
   };
   variables = {
     HERMETIC_STORE = "/var/lib/hermetic/store";
+    HOME = "/var/lib/hermetic";
+    XDG_CACHE_HOME = "/var/cache/hermetic";
     XDG_RUNTIME_DIR = "/run/hermetic";
   };
+  # Both services are shown the same engine.
+  shown = {
+    TRTLLM_ENGINE_PATH = toString cfg.engine;
+  }
+  // lib.optionalAttrs (cfg.tokenizer != null) { TRTLLM_TOKENIZER_PATH = toString cfg.tokenizer; };
 in
 {
   options.services.hermetic = {
@@ -103,13 +122,10 @@ in
     systemd.services.hermetic-triton = {
       description = "Triton with the engine ${cfg.name}";
       wantedBy = [ "multi-user.target" ];
-      after = [ "network.target" ];
-      environment =
-        variables
-        // {
-          TRTLLM_ENGINE_PATH = toString cfg.engine;
-        }
-        // lib.optionalAttrs (cfg.tokenizer != null) { TRTLLM_TOKENIZER_PATH = toString cfg.tokenizer; };
+      wants = [ "network-online.target" ]; # the server's wheels are brought once
+      after = [ "network-online.target" ];
+      path = [ config.nix.package ]; # which vouches for an engine in Nix's store
+      environment = variables // shown;
       serviceConfig =
         common
         // hardened
@@ -126,7 +142,8 @@ in
       wantedBy = [ "multi-user.target" ];
       wants = [ "hermetic-triton.service" ];
       after = [ "hermetic-triton.service" ];
-      environment = variables;
+      path = [ config.nix.package ];
+      environment = variables // shown;
       serviceConfig =
         common
         // hardened

@@ -1,4 +1,4 @@
-# A STAND-IN for nixpkgs, for tests: the few attributes that ../attributes.nix lists, made of this machine's programs.
+# A STAND-IN for nixpkgs, for tests: the few attributes that ../attributes.json lists, made of this machine's programs.
 #
 # hermetic/testing/nixpkgs.py copies this file into a folder beside what it is made of (bin, python, site, system, files,
 # images), and that folder is given as `--override-input nixpkgs path:...`. Nothing in it is nixpkgs' code.

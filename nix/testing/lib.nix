@@ -50,6 +50,16 @@ rec {
   makeLibraryPath = packages: concatMapStringsSep ":" (package: "${package}/lib") packages;
   mapAttrs' = f: set: listToAttrs (map (name: f name set.${name}) (builtins.attrNames set));
   mapAttrsToList = f: set: map (name: f name set.${name}) (builtins.attrNames set);
+  # What a module says, without the checks of modules.
+  mkEnableOption = _: { };
+  mkIf = condition: settings: if condition then settings else { };
+  mkOption = option: option;
+  types = {
+    path = "path";
+    port = "port";
+    str = "str";
+    nullOr = type: type;
+  };
   nameValuePair = name: value: { inherit name value; };
   optional = condition: item: if condition then [ item ] else [ ];
   optionalAttrs = condition: set: if condition then set else { };

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from nix_machine import Nix, tree
+from nix_machine import Done, Machine, Nix, tree
 
 from hermetic.testing.hub import Hub
 
@@ -45,7 +45,9 @@ class TestFlake:
         assert "qwen3" in done.stderr
 
     def test_no_path_of_this_machine_is_in_a_derivation(self, nix: Nix, repository: Path) -> None:
-        shown = nix("show-derivation", "-r", "#tiny-engine").stdout
+        packages = json.loads(nix("flake", "show", "", "--json").stdout)["packages"]["x86_64-linux"]
+        shown = nix("show-derivation", "-r", *(f"#{name}" for name in packages)).stdout
+        assert {"tiny-engine", "qwen3-32b-engine", "hermetic"} <= set(packages)
         assert "/nix/store/" in shown
         for word in (str(repository), str(nix.root), "/usr/bin", os.path.expanduser("~")):
             assert word not in shown
@@ -54,11 +56,27 @@ class TestFlake:
         outside = nix("eval", "#packages.x86_64-linux.tiny-engine.drvPath").stdout
         copy = tmp_path / "checkout"
         shutil.copytree(nix.flake, copy, symlinks=True)
+        (copy / ".gitignore").write_text(".cache\n")
+        (copy / ".cache").mkdir()
+        (copy / ".cache/a-store").write_text("a store")
         git = ["git", "-C", str(copy), "-c", "user.name=test", "-c", "user.email=test@example.com"]
         for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "all"]):
             subprocess.run([*git, *words], check=True)
         inside = nix("eval", f"git+file://{copy}#packages.x86_64-linux.tiny-engine.drvPath").stdout
         assert inside == outside
+        assert not list(nix.root.glob("nix/store/*/.cache/a-store"))
+
+    def test_what_a_stage_does_not_use_changes_nothing(self, nix: Nix, tmp_path: Path) -> None:
+        """A model beside the recipes, a document, another room's module: no derivation of an engine has them."""
+        before = nix("eval", "#packages.x86_64-linux.tiny-engine.drvPath").stdout
+        copy = tmp_path / "checkout"
+        shutil.copytree(nix.flake, copy, symlinks=True)
+        (copy / "model.safetensors").write_bytes(bytes(1000))
+        (copy / "README.md").write_text("other words")
+        (copy / "hermetic/cli/app.py").write_text("")
+        assert nix("eval", "#packages.x86_64-linux.tiny-engine.drvPath", flake=copy).stdout == before
+        (copy / "hermetic/harvest/judge.py").write_text("")
+        assert nix("eval", "#packages.x86_64-linux.tiny-engine.drvPath", flake=copy).stdout != before
 
 
 class TestTiny:
@@ -130,10 +148,13 @@ CONSUMER = """\
     let made = hermetic.lib.x86_64-linux; in {
       packages.x86_64-linux = made.fromRecipe { export = ./trial.nix.json; root = ./.; } // {
         bench = made.mkEngine { name = "tiny"; hfModel = ./model; maxBatchSize = 4; };
+        gpu = made.mkEngine { name = "tiny"; hfModel = ./model; gpu = %s; };
+        relaxed = made.relaxed.mkEngine { name = "tiny"; hfModel = ./model; gpu = %s; };
       };
     };
 }
 """
+GPU = '{ product = "NVIDIA H200"; memory_gib = 140; sm = "9.0"; count = 1; }'
 TRIAL = """\
 from hermetic import Harvest, LogLine, PythonEnv, Script, Source
 
@@ -203,15 +224,17 @@ def consumer(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Path:
     head = json.dumps({"t": {"dtype": "U8", "shape": [1000], "data_offsets": [0, 1000]}}).encode()
     weights = len(head).to_bytes(8, "little") + head + bytes(1000)  # or the stand-in's engine would weigh too little
     (folder / "model/model.safetensors").write_bytes(weights)
-    (folder / "flake.nix").write_text(CONSUMER % nix.flake)
+    (folder / "flake.nix").write_text(CONSUMER % (nix.flake, GPU, GPU))
     return folder
 
 
-class TestSandbox:
-    @pytest.fixture(autouse=True)
-    def _exported(self, consumer: Path, cli) -> None:
-        assert cli("nix", "export", "trial.py", cwd=consumer).exit_code == 0
+@pytest.fixture
+def exported(consumer: Path, cli) -> None:
+    assert cli("nix", "export", "trial.py", cwd=consumer).exit_code == 0
 
+
+@pytest.mark.usefixtures("exported")
+class TestSandbox:
     def test_a_program_sees_what_it_sees_under_the_other_driver(self, nix: Nix, consumer: Path, cli) -> None:
         built, _ = nix.build("sees", flake=consumer, prefix="hermetic/")
         result = cli("realise", "trial.py#sees", cwd=consumer)
@@ -249,3 +272,55 @@ class TestSandbox:
         assert {"config.json", "rank0.engine", "tokenizer.json"} <= set(os.listdir(built))
         assert "--max_batch_size 4" in done.stderr
         assert "engine harvested" in done.stderr
+
+
+@pytest.mark.usefixtures("exported")
+class TestGpu:
+    """A stage that declares a GPU: where Nix lets it be built, and what its builder says where there is none."""
+
+    def derivation(self, nix: Nix, consumer: Path, name: str) -> dict[str, str]:
+        shown = nix("show-derivation", f"path:{consumer}#{name}", prefix="hermetic/").stdout
+        (found,) = json.loads(shown).values()
+        return dict(found["env"])
+
+    def test_only_machines_with_the_feature_build_it(self, nix: Nix, consumer: Path) -> None:
+        assert self.derivation(nix, consumer, "gpu")["requiredSystemFeatures"] == "cuda"
+        assert "requiredSystemFeatures" not in self.derivation(nix, consumer, "bench")
+        _, done = nix.build("gpu", flake=consumer, prefix="hermetic/", ok=False)
+        assert "features {cuda}" in done.stderr
+
+    def test_relaxed_it_asks_for_no_feature_and_for_no_sandbox(self, nix: Nix, consumer: Path) -> None:
+        found = self.derivation(nix, consumer, "relaxed")
+        assert (found["__noChroot"], "requiredSystemFeatures" in found) == ("1", False)
+
+    def test_the_builder_looks_for_the_gpu_in_nix_sandbox(self, nix: Nix, consumer: Path) -> None:
+        done = nix(
+            "build", "#gpu", "--option", "system-features", "cuda", "-L", flake=consumer, prefix="hermetic/", ok=False
+        )
+        assert "error[environment/gpu-mismatch]" in done.stderr
+
+    def test_and_without_it(self, machine: Machine, nix: Nix, consumer: Path) -> None:
+        done = in_place(machine, nix, consumer, "relaxed", "--option", "sandbox", "relaxed", ok=False)
+        assert "built without Nix's sandbox" in done.stderr
+        assert "error[environment/gpu-mismatch]" in done.stderr
+
+
+def in_place(machine: Machine, nix: Nix, consumer: Path, name: str, *options: str, ok: bool = True) -> Done:
+    """Build it with the store at /nix: in a store elsewhere Nix always has a sandbox."""
+    given = ["--override-input", "hermetic/nixpkgs", f"path:{nix.standin}", "--no-write-lock-file", "--no-link", "-L"]
+    return machine("nix", "build", f"path:{consumer}#{name}", *given, *options, ok=ok)
+
+
+@pytest.mark.usefixtures("exported")
+class TestWithoutNixSandbox:
+    """``--option sandbox false``, as seed 001 builds: the builder makes itself a sandbox."""
+
+    @pytest.mark.parametrize("name", ["sees", "hanging", "bench"])
+    def test_built_again_it_is_the_same(self, name: str, machine: Machine, nix: Nix, consumer: Path) -> None:
+        nix.build(name, flake=consumer, prefix="hermetic/")
+        done = in_place(machine, nix, consumer, name, "--option", "sandbox", "false", "--rebuild")
+        assert "built without Nix's sandbox" in done.stderr
+
+    def test_there_is_no_network(self, machine: Machine, nix: Nix, consumer: Path) -> None:
+        done = in_place(machine, nix, consumer, "network", "--option", "sandbox", "false", ok=False)
+        assert "Network is unreachable" in done.stderr
