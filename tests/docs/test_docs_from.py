@@ -3,7 +3,8 @@
 Hub and TensorRT-LLM are the stand-ins of `hermetic.testing`. A command that takes a recipe gets them by ``--set``, as
 docs/from/README.md tells who wants to try it; nothing else of a page is changed. A block ``sh`` must succeed. In a
 block ``console`` each line under a command must be in what it prints, in that order (``...`` stands for anything), and
-a last line ``exit code N`` is the status that it must end with.
+a last line ``exit code N`` is the status that it must end with. A block ``sh server`` is one command that serves: it
+is waited for until it prints a line, and stopped at the end of the page.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import fnmatch
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -29,19 +32,33 @@ REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted(path.name for path in (REPOSITORY / "docs" / "from").glob("[!R]*.md"))
 PRELUDE = r"""
 set -euo pipefail
+takes() { grep -qs -e "$2" -e '^from qwen3 import' "$1"; }
 hermetic() {
-    local word file= sets=()
+    local word file= more=()
     for word; do
         case $word in *.py|*.py#*|*.yaml|*.yaml#*) file=${word%%#*}; break ;; esac
     done
     case $file in
-        *.yaml) sets=(--set "image=$IMAGE" --set gpu=none) ;;
-        *.py) ! grep -qs 'param($' "$file" && ! grep -qs 'param("image"' "$file" || sets=(--set "image=$IMAGE") ;;
+        *.yaml) more=(--set "image=$IMAGE" --set gpu=none) ;;
+        *.py)
+            takes "$file" '^image = Image(' && more+=(--set "image=$IMAGE")
+            takes "$file" 'param("gpu", .*or none' && more+=(--set gpu=none)
+            ;;
     esac
-    case $file in *.py) ! grep -qs 'param("gpu"' "$file" || sets+=(--set gpu=none) ;; esac
-    "$PYTHON" -m hermetic "$@" ${sets[@]+"${sets[@]}"}
+    case ${1-}:${2-} in
+        serve:triton|serve:compose|serve:policy|serve:openai) ;;
+        serve:*) more+=(--port "$PORT") ;;
+    esac
+    ${SERVER+exec} "$PYTHON" -m hermetic "$@" ${more[@]+"${more[@]}"}
 }
+curl() { command curl --silent --show-error --fail "${@//:9000/:$PORT}"; }
 """
+
+
+def free_ports(*names: str) -> dict[str, str]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
+        return {name: str(one.getsockname()[1]) for name, one in zip(names, sockets, strict=True)}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +76,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
             "HERMETIC_STORE": str(folder / "store"),
             "PYTHON": sys.executable,
             "PYTHONPATH": str(REPOSITORY),
+            **free_ports("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT"),
         }
 
 
@@ -100,6 +118,11 @@ def test_the_page_can_be_followed(name: str, project: Path, machine: dict[str, s
 def _script(block: Block, shown: Path) -> str:
     if block.language not in SHELL:
         return ""
+    if block.info == "server":
+        log = shlex.quote(f"{shown}.log")
+        start = f"coproc SERVICE {{ SERVER=1; {block.text}}} 2>{log}\n"
+        stop = f"trap 'kill $SERVICE_PID; wait $SERVICE_PID || tail -n 30 {log} >&2' EXIT\n"
+        return f"\n{start}{stop}read -r _ <&${{SERVICE[0]}}\n"
     if block.language != "console":
         return f"\n: --- {shown.name}\n{block.text}\n"
     return "".join(_noted(command, f"{shown}.{at}") for at, (command, _) in enumerate(block.commands))
