@@ -90,6 +90,9 @@ class CanaryHooks(PolicyHooks):
 
     async def _smoke(self) -> None:
         await self.warm(self.candidate)
+        other = self.candidate.mismatches(await self.serving.promised(CANDIDATE))
+        if other and self._decided is None:
+            self._decide(Decision(Verdict.BACK, "; ".join(other)))
         self._judge(self.clocks.now())
 
     async def _in_time(self) -> None:
@@ -108,8 +111,10 @@ class CanaryHooks(PolicyHooks):
             "failing": tuple(side.windows.failing()),
         }
         decision = judge(self.policy.canary, Trial(**known), now)
-        if decision.verdict is Verdict.WAIT:
-            return
+        if decision.verdict is not Verdict.WAIT:
+            self._decide(decision)
+
+    def _decide(self, decision: Decision) -> None:
         self._decided = decision
         if decision.verdict is Verdict.PROMOTE:
             self.spawn(self._promote(decision.cause))

@@ -28,8 +28,9 @@ class WarmUpState(str, Enum):
 
 @dataclass(frozen=True)
 class Reason:
-    """Why not. `code` is stable: `triton-not-ready`, `warm-up-pending`, `warm-up-failed`, `engine-switched`,
-    `manifest-missing`, `manifest-mismatch`, `window-exceeded`, `sign-off-missing`, `events-not-written`.
+    """Why not. `code` is stable: `triton-not-ready`, `warm-up-pending`, `warm-up-failed`, `engine-mismatch`,
+    `engine-switched`, `manifest-missing`, `manifest-mismatch`, `window-exceeded`, `sign-off-missing`,
+    `events-not-written`.
     """
 
     code: str
@@ -41,14 +42,18 @@ class Reason:
 
 @dataclass(frozen=True)
 class ReadinessFacts:
-    """All that readiness follows from. `switched` is what the engine's link shows instead of what is served, "" if
-    nothing; `manifest` are the differences to the runtime manifest, None where the policy asks for one and there is
-    none for this engine; `unsigned` are those who have not signed off; `unwritten` is why the log of events has gaps.
+    """All that readiness follows from.
+
+    `mismatches` are where Triton says that it serves something else, `switched` is what the engine's link shows instead
+    of what is served, "" if nothing. `manifest` are the differences to the runtime manifest, None where the policy asks
+    for one and there is none for this engine; `unsigned` are those who have not signed off; `unwritten` is why the log
+    of events has gaps.
     """
 
     reachable: bool
     warm_up: WarmUpState
     warm_up_problem: str = ""
+    mismatches: Sequence[str] = ()
     switched: str = ""
     manifest: Sequence[str] | None = ()
     failing: Sequence[Held] = ()
@@ -65,6 +70,7 @@ def reasons(facts: ReadinessFacts) -> tuple[Reason, ...]:
         found.append(Reason("warm-up-pending", "the warm-up has not ended yet"))
     if facts.warm_up is WarmUpState.FAILED:
         found.append(Reason("warm-up-failed", facts.warm_up_problem))
+    found += [Reason("engine-mismatch", one) for one in facts.mismatches]
     if facts.switched:
         found.append(Reason("engine-switched", f"the link shows {facts.switched} now: start again to serve that"))
     if facts.manifest is None:

@@ -13,16 +13,22 @@ __all__ = ["StandInServing"]
 
 
 class StandInServing:
-    """`up` are the engines that are reachable, `answers` what each says to everything; `asked` is what came in."""
+    """`up` are the engines that are reachable, `answers` what each says to everything, `hashes` what it says of itself;
+    `asked` is what came in.
+    """
 
     def __init__(self, *, up: tuple[str, ...] = ("",), **answers: str) -> None:
         self.registry = CollectorRegistry()
         self.up = set(up)
         self.answers = answers
+        self.hashes: dict[str, dict[str, str]] = {}
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
 
     async def reachable(self, engine: str = "") -> bool:
         return engine in self.up
+
+    async def promised(self, engine: str = "") -> Mapping[str, str]:
+        return self.hashes.get(engine, {})
 
     async def chat(self, body: Mapping[str, Any], engine: str = "") -> dict[str, Any]:
         """Raises `HermeticError` (environment/triton-unreachable) for an engine that is not there."""

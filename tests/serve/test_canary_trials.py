@@ -166,6 +166,17 @@ def test_it_is_given_up_for_its_smoke_test(tmp_path: Path) -> None:
     run(bench, work, warm=1)
 
 
+def test_it_is_given_up_for_being_another(tmp_path: Path) -> None:
+    async def work(bench: Trying) -> None:
+        event = await bench.event(ROLLED_BACK)
+        assert event["cause"] == f"Triton serves the engine_hash blake3:f, and not {NEW.engine_hash}"
+        assert {bench.request()[0] for _ in range(9)} == {""}
+
+    bench = Trying(tmp_path)
+    bench.serving.hashes[CANDIDATE] = {"engine_hash": "blake3:f"}
+    run(bench, work)
+
+
 def test_it_is_given_up_when_its_time_is_over(tmp_path: Path) -> None:
     async def work(bench: Trying) -> None:
         bench.slept.set()

@@ -264,6 +264,18 @@ def test_sign_off_is_for_this_engine_and_this_policy(tmp_path: Path) -> None:
     run(Bench(tmp_path, text + "min_requests = 30\n"), changed)
 
 
+def test_a_triton_with_another_engine(tmp_path: Path) -> None:
+    async def work(bench: Bench) -> None:
+        await warm(bench)
+        bench.serving.hashes[""] = {"engine_hash": "blake3:other", "tokenizer_hash": IDENTITY.tokenizer_hash}
+        (reason,) = await bench.hooks.unready()
+        assert reason == (
+            f"engine-mismatch: Triton serves the engine_hash blake3:other, and not {IDENTITY.engine_hash}"
+        )
+
+    run(Bench(tmp_path), work)
+
+
 def test_a_link_that_moved_on(tmp_path: Path) -> None:
     (tmp_path / "engine").mkdir()
     link = tmp_path / "link"

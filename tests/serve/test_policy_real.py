@@ -263,6 +263,17 @@ requests = 3
 """
 
 
+def test_a_triton_that_serves_another_engine(tiny: Tiny, tmp_path: Path) -> None:
+    """It answers, and rightly; but not with the engine that clients were promised."""
+    with serving(changed(tiny, tmp_path / "new")) as other:
+        options = ("--policy", write_policy(tmp_path, CANARY), "--triton", other.grpc)
+        with running(("openai", str(triton_kit.RECIPE)), *options) as api:
+            json.loads(api.said.wait_for("llm_warmup_completed"))
+            first, second = api.get("/health/ready")["reasons"]  # the file that differs is one of a tokenizer too
+            assert first.startswith(f"engine-mismatch: Triton serves the engine_hash {other.ready['engine']}, and not")
+            assert second.startswith("engine-mismatch: Triton serves the tokenizer_hash")
+
+
 def test_a_canary_takes_over(tiny: Tiny, tmp_path: Path, name: str) -> None:
     """Two Tritons, one API, and in the end one engine and a link that shows it."""
     new = changed(tiny, tmp_path / "new")

@@ -202,6 +202,10 @@ def test_the_stage_itself(tmp_path: Path) -> None:
     assert json.loads(info["tokenizer_str"])["model"]["vocab"] == tokenizer["model"]["vocab"]
     end = json.loads((tmp_path / "tokenizer" / "tokenizer_config.json").read_text())["eos_token"]
     assert info["stop_token_ids"] == [known[end]]
-    refused: subprocess.CompletedProcess[str] = triton_kit.hermetic("serve", "triton", recipe)
+    ports = [
+        f"--{what}-port={port}"
+        for what, port in zip(("http", "grpc", "metrics"), triton_kit.free_ports(3), strict=True)
+    ]
+    refused: subprocess.CompletedProcess[str] = triton_kit.hermetic("serve", "triton", recipe, *ports)
     assert refused.returncode == 4
     assert "error[environment/kind-not-here]" in refused.stderr

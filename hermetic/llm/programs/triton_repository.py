@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,23 @@ def build(stage: StageFile) -> None:
     tokenizer = stage.inputs.get("tokenizer", stage.input("engine") / found.checkpoint)
     if not (tokenizer / "tokenizer.json").is_file():
         raise Refused("there is no tokenizer.json beside the tokenizer's other files")
+    deployment = _deployment(stage, found, tokenizer)
     for model in found.models:
-        _write(stage.out / "repository" / model.name, model, found)
+        _write(stage.out / "repository" / model.name, _named(model, deployment), found)
     for place, text in found.texts.items():
         (stage.out / "repository" / place).write_text(text, encoding="utf-8")
     if found.guided:
         write_json(stage.out / XGRAMMAR, xgrammar_info(tokenizer))
-    deployment = _deployment(stage, found, tokenizer)
     write_json(stage.out / "deployment.json", deployment)
     say(f"{found.kind}: {len(found.models)} models; engine {deployment['engine']['hash']}")
+
+
+def _named(model: Model, deployment: dict[str, Any]) -> Model:
+    """The engine's own model says what it serves, so that whoever asks Triton can tell it from another."""
+    if model.name != "tensorrt_llm":
+        return model
+    hashes = {f"{what}_hash": deployment[what]["hash"] for what in ("engine", "tokenizer")}
+    return replace(model, parameters={**model.parameters, **hashes})
 
 
 def _write(folder: Path, model: Model, found: Served) -> None:

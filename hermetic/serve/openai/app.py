@@ -84,6 +84,10 @@ class Proxy:
         """Whether Triton is ready to answer for this engine now."""
         return await self.engines[engine].upstream.ready()
 
+    async def promised(self, engine: str = "") -> Mapping[str, str]:
+        """What the Triton of this engine says that it serves."""
+        return await self.engines[engine].upstream.promised()
+
     async def chat(self, body: Mapping[str, Any], engine: str = "") -> dict[str, Any]:
         """A chat completion that no hook sees. Raises `HermeticError` (environment/no-answer) if there is none."""
         said = {"model": self.engines[engine].model, **body}

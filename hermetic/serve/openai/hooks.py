@@ -113,6 +113,9 @@ class Serving(Protocol):
     async def reachable(self, engine: str = "") -> bool:
         """Whether Triton is ready to answer for this engine now."""
 
+    async def promised(self, engine: str = "") -> Mapping[str, str]:
+        """``engine_hash`` and ``tokenizer_hash`` as Triton says them; what it does not say is missing."""
+
     async def chat(self, body: Mapping[str, Any], engine: str = "") -> dict[str, Any]:
         """A chat completion that no hook sees, as for a warm-up. Raises `HermeticError` if there is none."""
 

@@ -134,6 +134,17 @@ class Upstream:
             self._wanted = Wanted(frozenset(inputs), many, int(length) if length.isdigit() else None)
         return self._wanted
 
+    async def promised(self) -> Mapping[str, str]:
+        """What the model says of itself now: ``engine_hash`` and ``tokenizer_hash``; nothing if it can't be asked, or
+        if its repository is none of hermetic's.
+        """
+        try:
+            config = (await self._stub.ModelConfig(pb.ModelConfigRequest(name=MODEL), timeout=5.0)).config
+        except grpc.aio.AioRpcError:
+            return {}
+        names = ("engine_hash", "tokenizer_hash")
+        return {name: config.parameters[name].string_value for name in names if name in config.parameters}
+
     async def generate(
         self, ask: Ask, request_id: str, within_s: float, metadata: Sequence[tuple[str, str]] = ()
     ) -> AsyncGenerator[Made, None]:

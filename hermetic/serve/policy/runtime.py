@@ -150,6 +150,7 @@ class PolicyHooks:
             reachable=reachable,
             warm_up=side.warm,
             warm_up_problem=side.warmed.problem if side.warmed else "",
+            mismatches=side.mismatches(await self.serving.promised(side.key)),
             switched=side.engine.switched(),
             manifest=self._differences(manager),
             failing=tuple(side.windows.failing()),

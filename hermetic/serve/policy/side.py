@@ -64,6 +64,15 @@ class Side:
     def identity(self) -> Identity:
         return self.engine.identity
 
+    def mismatches(self, promised: Mapping[str, str]) -> list[str]:
+        """Where Triton, by what it says, serves something else; it need not say anything."""
+        ours = {"engine_hash": self.identity.engine_hash, "tokenizer_hash": self.identity.tokenizer_hash}
+        return [
+            f"Triton serves the {name} {said}, and not {ours[name]}"
+            for name, said in promised.items()
+            if said != ours[name]
+        ]
+
     def lost(self) -> None:
         """Triton has gone: whatever comes back is cold."""
         self.warm, self.warmed = WarmUpState.PENDING, None
