@@ -66,6 +66,18 @@ def test_what_seed_002_shows_each_in_its_place(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["kv_cache_reuse", "chunked_context"])
+def test_what_the_engine_was_not_built_for_is_refused(tmp_path: Path, name: str) -> None:
+    engine(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["build_config"]["plugin_config"] = {"use_paged_context_fmha": False}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    neither = {"kv_cache_reuse": False, "chunked_context": False}
+    with pytest.raises(Refused, match=f"{name} needs an engine"):
+        of(tmp_path, **neither | {name: True})
+    assert of(tmp_path, **neither).kind == "tensorrt-llm"
+
+
 @pytest.mark.parametrize(
     ("release", "has", "lacks"),
     [
@@ -158,6 +170,11 @@ def steps(**first: Any) -> tuple[Step, ...]:
         (changed("postprocessing", inputs=(Tensor("TOKENS_BATCH", "INT32", (-1,)), *GOOD[2].inputs[1:])), "shape"),
         (changed("ensemble", steps=steps(model="other")), "there is no model other"),
         (changed("ensemble", steps=steps(inputs={})), "nothing feeds QUERY"),
+        # Seed 002 feeds text to the model that takes tokens.
+        (
+            changed("ensemble", steps=(Step("tensorrt_llm", {"text_input": "text_input"}, {}),)),
+            "tensorrt_llm: it has no input text_input",
+        ),
         (changed("ensemble", inputs=GOOD[-1].inputs[1:]), "nothing gives text_input"),
         (changed("tensorrt_llm", outputs=(*GOOD[1].outputs, GOOD[1].outputs[0])), "output output_ids is there twice"),
     ],

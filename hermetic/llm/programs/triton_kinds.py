@@ -98,6 +98,10 @@ def _tensorrt_llm(config: dict[str, Any], asked: dict[str, Any]) -> Served:
     model, made, release = config["pretrained_config"], config["build_config"], str(config.get("version", ""))
     if not release[:1].isdigit() or trtllm.is_older(release, trtllm.FIRST):
         raise Refused(f"the engine is of TensorRT-LLM {release or 'unknown'}; known are {trtllm.FIRST} and later")
+    if (made.get("plugin_config") or {}).get("use_paged_context_fmha") is False:
+        for name in ("kv_cache_reuse", "chunked_context"):  # tensorrtllm_backend, issue 251
+            if asked[name]:
+                raise Refused(f"{name} needs an engine that was built with use_paged_context_fmha")
     names = ("max_batch_size", "max_seq_len")
     limits = {name: _limit(name, asked, made.get(name)) for name in names}
     limits |= {name: made[name] for name in ("max_input_len", "max_num_tokens") if isinstance(made.get(name), int)}
