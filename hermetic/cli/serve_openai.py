@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import uvloop
 
 from hermetic.cli import options
 from hermetic.cli.link import default_folder
@@ -43,7 +44,7 @@ def command(
     wish = Wish(target, str(to or default_folder()), sets, store, **paths)
     with prepared(wish) as found, _tried(given["candidate"], store, wish.links) as rival:
         proxy = proxy_of(found, address, given, (rival, given["candidate_triton"]) if rival is not None else None)
-        asyncio.run(_serve(proxy, as_json=as_json))
+        uvloop.run(_serve(proxy, as_json=as_json))
 
 
 @contextmanager
