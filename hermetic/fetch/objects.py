@@ -60,6 +60,8 @@ class Objects:
             else:
                 for batch in obstore.list(self._store, prefix=self._prefix):
                     found |= {item["path"].removeprefix(self._prefix): item["size"] for item in batch}
+        if not found:
+            raise self._nothing(self._prefix)
         for path in found:
             if not is_safe_path(path):
                 message = f"{self.described} has an object whose name leads out of its folder: {path!r}"
@@ -101,14 +103,19 @@ class Objects:
         try:
             yield
         except FileNotFoundError:
-            message = f"{self.described} has no object {path!r}"
-            raise HermeticError(Domain.ENVIRONMENT, "origin-no-file", message, hint="check the address") from None
+            raise self._nothing(path) from None
         except (PermissionDeniedError, UnauthenticatedError, PermissionError):
             message = f"{self.described} may not be read with the credentials of the environment"
             hint = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS"
             raise HermeticError(Domain.ENVIRONMENT, "origin-denied", message, hint=hint) from None
         except BaseError as error:
+            if "status code: 404" in str(error):  # a bucket that is not there, which has no class of its own
+                raise self._nothing(path) from None
             raise BrokenError(type(error).__name__) from None
+
+    def _nothing(self, path: str) -> HermeticError:
+        message = f"{self.described} is not there: no object {path!r}" + " or below it" * path.endswith("/")
+        return HermeticError(Domain.ENVIRONMENT, "origin-no-file", message, hint="check the address")
 
 
 def resolve_objects(address: str, chosen: Callable[[FixedEntry], set[str]], known: FixedEntry | None) -> FixedEntry:
