@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import click
+import uvloop
 
 from hermetic.cli import options
 from hermetic.cli.serve_proxy import announce, answering, proxy_of, proxy_options, proxy_settings
@@ -34,7 +35,7 @@ def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool
     settings = proxy_settings(given)
     insist_on_free(settings.host, {"port": settings.port})
     with prepared(wish_of(target, sets, store, given)) as found:
-        asyncio.run(_serve(found, given, as_json=as_json))
+        uvloop.run(_serve(found, given, as_json=as_json))
 
 
 async def _serve(found: Prepared, given: dict[str, Any], *, as_json: bool) -> None:
