@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from hermetic.errors import Domain, HermeticError
+from hermetic.llm.programs.build_options import plan_version
 
 __all__ = ["Inspection", "inspect"]
 
 UNKNOWN: Final = "unknown"
 
 _MAGIC: Final = b"ftrt"
-_VERSION_AT: Final = 24
 _LARGEST_JSON: Final = 64 << 20
 _LARGEST_HEADER: Final = 100 << 20  # the safetensors format's own limit
 _RANK: Final = re.compile(r"rank(\d+)\.(engine|safetensors)")
@@ -220,13 +220,10 @@ _KINDS: Final[tuple[tuple[str, Callable[[dict[str, Any], Mapping[str, int]], boo
 
 def _plan(path: Path) -> _Found:
     with open(path, "rb") as stream:
-        head = stream.read(_VERSION_AT + 3)
+        head = stream.read(27)
     if head[:4] != _MAGIC:
         return {"tensorrt": UNKNOWN}, [f"it begins with {head[:4].hex() or 'nothing'}, a TensorRT plan with 'ftrt'"]
-    version = head[_VERSION_AT:]
-    # 5 to 15 are the majors that have been or may soon be; other bytes mean that the header is of another form.
-    known = len(version) == 3 and 5 <= version[0] <= 15 and version[1] < 40
-    return {"tensorrt": ".".join(map(str, version)) if known else UNKNOWN}, []
+    return {"tensorrt": plan_version(head) or UNKNOWN}, []
 
 
 def _starts_with_magic(path: Path) -> bool:

@@ -44,13 +44,14 @@ _SOURCE: Final = "the serving guide: at least 25 % of device memory for the key-
 @dataclass(frozen=True)
 class Need:
     """Bytes of one device: its memory, `weights`, what is left for the cache, and what the largest batch at full length
-    needs of it (0: not known).
+    needs of it (0: not known). Of the machine that builds: `host`, the weights as stored and the engine beside them.
     """
 
     device: int
     weights: int
     left: int
     cache: int = 0
+    host: int = 0
 
     @property
     def share(self) -> Fraction:
@@ -65,6 +66,11 @@ def findings(engine: Any) -> Iterator[Finding]:
     found = need(engine)
     if found is None:
         return
+    limit = engine.memory_limit_mb
+    if limit is not None and limit << 20 < found.host:
+        message = f"the builder may hold {_gib(found.host)} in memory, and the stage lets it have {_gib(limit << 20)}"
+        hint = f"memory_mb={-(-found.host >> 20)} or more, or leave it out"
+        yield Finding("host-memory", Severity.WARNING, "memory_mb", message, hint)
     weights, device, left = (_gib(size) for size in (found.weights, found.device, found.left))
     if found.left <= 0:
         message = f"its weights take at least {weights} of the {device} of each GPU, and the runtime about 1 GiB more"
@@ -98,7 +104,7 @@ def need(engine: Any) -> Need | None:
         return None
     bits = WEIGHT_FORMATS[made].bits if made else Fraction(16)  # what is not quantised here is taken as it is stored
     weights = int(stored * bits / 16) // (tp * pp)
-    return Need(device, weights, device - weights - CONTEXT_BYTES)
+    return Need(device, weights, device - weights - CONTEXT_BYTES, host=stored + weights * tp * pp)
 
 
 def _format(chain: list[Stage | Source], engine: Any) -> str:
@@ -145,7 +151,7 @@ def _from_config(origin: Stage | Source, engine: Any, serving: Serving) -> Need 
         found = estimate(read_shape(config), serving)
     except HermeticError:
         return None  # not a model that is known: the program that reads it will say so
-    return Need(serving.device_bytes, found.weights, found.cache_left, found.cache_needed)
+    return Need(serving.device_bytes, found.weights, found.cache_left, found.cache_needed, found.host_peak)
 
 
 def config_of(origin: Stage | Source) -> dict[str, Any] | None:

@@ -216,7 +216,9 @@ class Manifest(Stage):
     def parameters_in_full(self) -> dict[str, Any]:
         """What the engine stage and the recipe know and no file says."""
         came_from = origins(self.engine)
+        gpu = self.engine.gpu
         return {
+            "gpu": gpu.identity() if gpu is not None and gpu.declared else {},
             "builder": self.engine.builder,
             "release": self.engine.release,
             "requested": dict(self.engine.options),

@@ -64,6 +64,11 @@ class TestFromConfig:
     def test_four_gpus_share_it(self, model: Source) -> None:
         assert codes(engine(quantised(model, "int8_wo", tp=4), SMALL, max_batch_size=1, max_seq_len=1024)) == []
 
+    def test_a_builder_s_memory(self, model: Source) -> None:
+        given = {"environment": ENVIRONMENT, "release": "1.2.1", "checkpoint": quantised(model), "gpu": CARD}
+        stage = Engine(**given, memory_mb=65536, options={"max_batch_size": 1, "max_seq_len": 1024})
+        assert codes(stage) == ["host-memory"]
+
     def test_without_a_gpu_nothing_is_said(self, model: Source) -> None:
         assert memory.need(Engine(environment=ENVIRONMENT, release="1.2.1", checkpoint=model)) is None
 

@@ -141,6 +141,9 @@ class TestEngine:
         assert "has no trtllm-build" in ended.stderr
 
 
+PLAN = b"ftrt" + bytes(20) + bytes([10, 14, 1])
+
+
 class TestManifest:
     PARAMETERS: ClassVar[dict[str, Any]] = {
         "builder": "trtllm-build",
@@ -151,6 +154,7 @@ class TestManifest:
             "reduce_fusion": "enable",
             "kv_cache_type": "paged",
         },
+        "gpu": {"product": "NVIDIA H200", "memory_gib": 140, "sm": "9.0", "count": 1},
         "containers": ["sha256:" + "0" * 64],
         "snapshots": [{"repository": "Qwen/Qwen3-32B", "commit": "0" * 40}],
     }
@@ -161,7 +165,7 @@ class TestManifest:
         return {"version": "1.2.1", "pretrained_config": MODEL, "build_config": made, **fields}
 
     def test_what_the_builder_changed_is_listed_and_nothing_else(self, bench: Bench) -> None:
-        bench.write("engine", {"config.json": self.config(), "rank0.engine": b"ftrt", "tokenizer.json": b"{}"})
+        bench.write("engine", {"config.json": self.config(), "rank0.engine": PLAN, "tokenizer.json": b"{}"})
         bench.write("calibration", {"samples.jsonl": b"{}"})
         ended = bench.run("tensorrt_llm_manifest.py", self.PARAMETERS)
         assert ended.returncode == 0, ended.stderr
@@ -170,6 +174,8 @@ class TestManifest:
             {"option": "reduce_fusion", "requested": "enable", "effective": False}
         ]
         assert manifest["quantisation"] == MODEL["quantization"]
+        assert manifest["platform"]["gpu"] == self.PARAMETERS["gpu"]
+        assert manifest["tools"]["tensorrt"] == "10.14.1"
         assert set(manifest["files"]) == {"config.json", "rank0.engine", "tokenizer.json"}
         assert set(manifest["files"]["rank0.engine"]) == {"blake3", "sha256", "size"}
         assert set(manifest["tokenizer"]) == {"tokenizer.json"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 #: As the command line says it, and as a configuration does.
@@ -22,6 +23,26 @@ def different(requested: dict[str, Any], effective: dict[str, Any]) -> list[dict
         for name, value in sorted(requested.items())
         if name in effective and _meaning(value) != _meaning(effective[name])
     ]
+
+
+def tensorrt_of(plan: Path) -> str:
+    """TensorRT's version by the header of a plan, "unknown" where it does not look like one (see `plan_version`)."""
+    if not plan.is_file():
+        return "unknown"
+    with plan.open("rb") as stream:
+        return plan_version(stream.read(27)) or "unknown"
+
+
+def plan_version(head: bytes) -> str:
+    """The version in the first 27 bytes of a plan; "" if they are of another form.
+
+    Not documented by NVIDIA: that a plan begins with ``ftrt``, and that bytes 24 to 26 are the version, is what others
+    found (NVIDIA/TensorRT issue 3073, and autoware_universe's ``tensorrt_common.hpp``, which reads them so).
+    """
+    version = head[24:27]
+    # 5 to 15 are the majors that have been or may soon be.
+    known = head[:4] == b"ftrt" and len(version) == 3 and 5 <= version[0] <= 15 and version[1] < 40
+    return ".".join(map(str, version)) if known else ""
 
 
 def _plain(value: Any) -> Any:

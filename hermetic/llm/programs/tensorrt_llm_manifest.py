@@ -11,7 +11,7 @@ import sys
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
-from build_options import different, flat
+from build_options import different, flat, tensorrt_of
 from file_digests import digests_below
 from stage_file import Refused, StageFile, read_json, run, say, write_json
 
@@ -32,7 +32,12 @@ def build(stage: StageFile) -> None:
     manifest = {
         "manifest": 1,
         "kind": "tensorrt-llm",
-        "tools": {"tensorrt_llm": config.get("version", "unknown"), "builder": asked["builder"]},
+        "tools": {
+            "tensorrt_llm": config.get("version", "unknown"),
+            "tensorrt": tensorrt_of(engine / "rank0.engine"),
+            "builder": asked["builder"],
+        },
+        "platform": {"gpu": asked["gpu"] or "not declared"},
         "containers": asked["containers"],
         "snapshots": asked["snapshots"],
         "model": {name: model.get(name, "unknown") for name in ("architecture", "dtype")},
