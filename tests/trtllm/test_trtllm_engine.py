@@ -1,5 +1,6 @@
 """The engine stage: options of the pinned release, in the key as the tool will see them; what cannot be is refused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,33 @@ class TestOptionsFile:
             tensorrt_llm.options_file(file, section=section)
         assert (caught.value.domain, caught.value.reason) == (Domain.RECIPE, "options-file")
         assert said in str(caught.value)
+
+    def test_every_mistake_has_its_line_and_field(self, tmp_path: Path, cli) -> None:
+        """And a stage that gets the rest does not say it again."""
+        (tmp_path / "checkpoint").mkdir()
+        (tmp_path / "options.yaml").write_text(
+            "build:\n  max_batch_size: 4\n  max_output_len: 1024\n  gemm_plugin: fp7\n  max_seq_len: 0.5\n"
+            "  max_batch_size: 8\n"
+        )
+        (tmp_path / "recipe.py").write_text(
+            "from hermetic import Image, Source\nfrom hermetic.llm import tensorrt_llm\n"
+            "options = tensorrt_llm.options_file('options.yaml', section='build', release='1.2.1')\n"
+            f"engine = tensorrt_llm.Engine(environment=Image('example.com/a:1@sha256:{'0' * 64}'), release='1.2.1',\n"
+            "    checkpoint=Source('checkpoint'), options=options)\n"
+        )
+        found = [json.loads(line) for line in cli("lint", "recipe.py", "--json").lines]
+        assert [one["message"].partition(" ")[0] for one in found] == ["options.yaml:6:"]  # the key that is there twice
+        (tmp_path / "options.yaml").write_text((tmp_path / "options.yaml").read_text().rpartition("  max_batch")[0])
+        result = cli("lint", "recipe.py", "--json")
+        assert result.exit_code == 3
+        found = [json.loads(line) for line in result.lines]
+        assert [one["code"] for one in found] == ["options-file"] * 3
+        said = sorted(" ".join(one["message"].split()[:2]) for one in found)
+        assert said == [
+            "options.yaml:3: build.max_output_len:",
+            "options.yaml:4: build.gemm_plugin:",
+            "options.yaml:5: build.max_seq_len:",
+        ]
 
     def test_a_change_in_the_file_changes_the_engine(self, tmp_path: Path, cli) -> None:
         (tmp_path / "checkpoint").mkdir()
