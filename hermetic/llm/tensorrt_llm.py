@@ -26,7 +26,7 @@ from hermetic.llm.trtllm import Parsed, Table, check_values, table
 from hermetic.llm.trtllm.coupling import coupled
 from hermetic.llm.trtllm.options import UNKNOWN, Value
 from hermetic.llm.trtllm.options_file import options_file
-from hermetic.recipe import Environment, Source, Stage
+from hermetic.recipe import Environment, Gpu, Source, Stage
 from hermetic.recipe.harvest import TOKENIZER, Harvest, LogLine
 
 __all__ = ["Engine", "Manifest", "Quantise", "coupled", "options_file"]
@@ -182,6 +182,14 @@ class Engine(Stage):
 
     def parameters_in_key(self) -> dict[str, Any]:
         return {name: value for name, value in super().parameters_in_key().items() if name != "device_gib"}
+
+    @property
+    def run_gpu(self) -> Gpu | None:
+        """One for each rank, of the kind that built them all."""
+        ranks = memory.ranks(self)
+        if self.gpu is None or self.gpu.count >= ranks:
+            return self.gpu
+        return self.gpu.model_copy(update={"count": ranks})
 
     def findings(self) -> list[Finding]:
         """What ``hermetic lint`` has to say beyond the errors that a recipe cannot have."""

@@ -119,9 +119,11 @@ class TestStage:
         weights = Quantise(
             environment=self.ENVIRONMENT, release="1.2.1", snapshot=Source(__file__), format="int4_wo", tp=2
         )
+        one, two = Gpu("NVIDIA H200"), Gpu("NVIDIA H200", count=2)
+        engine = self.engine(checkpoint=weights, gpu=one)
+        assert (engine.gpu, engine.run_gpu, Smoke(engine=engine).gpu) == (one, two, two)
         with pytest.raises(HermeticError, match="2 ranks, and the test has 1 GPU"):
-            Smoke(engine=self.engine(checkpoint=weights, gpu=Gpu("NVIDIA H200")))
-        assert Smoke(engine=self.engine(checkpoint=weights, gpu=Gpu("NVIDIA H200", count=2))).gpu
+            Smoke(engine=engine, gpu=one)
 
     def test_guided_decoding_where_the_release_has_it(self) -> None:
         assert Smoke(engine=self.engine()).json_schema
