@@ -40,7 +40,15 @@ class ChatTemplate:
         given = {**self._specials, **more, "messages": messages, "tools": tools, "add_generation_prompt": True}
         try:
             text: str = self._template.render(given)
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        except (
+            TemplateError,
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             # What a template does with a message of another form than it expects is any of these.
             raise invalid("messages", f"the model's chat template does not take these messages: {error}") from error
         return text
