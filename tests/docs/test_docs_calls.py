@@ -57,3 +57,11 @@ class TestTheCheckItself:
         first, second = blocks("```python\n# a/b.py\nx = 1\n```\n```console\n$ ls\nfile\n$ true\n```\n")
         assert (first.file, second.file) == ("a/b.py", "")
         assert second.commands == [("ls", ["file"]), ("true", [])]
+
+
+def test_every_page_is_in_the_index_once() -> None:
+    folder = REPOSITORY / "docs"
+    index = (folder / "README.md").read_text("utf-8")
+    pages = [path.name for path in folder.glob("*.md") if path.name != "README.md"]
+    pages += [f"{path.parent.name}/README.md" for path in folder.glob("*/README.md")]
+    assert {name: index.count(f"({name})") for name in pages} == dict.fromkeys(pages, 1)
