@@ -48,7 +48,7 @@ def under_mpirun(folder: Path) -> None:
     tool = shutil.which("mpirun")
     if tool is None:
         raise Refused(f"the engine has {world} ranks, and this environment has no mpirun to start them with")
-    command = ["mpirun", "-n", str(world), "--allow-run-as-root", "--oversubscribe", sys.executable, "-P", "-B"]
+    command = ["mpirun", "-n", str(world), "--allow-run-as-root", "--oversubscribe", sys.executable, "-B"]
     os.execv(tool, [*command, *sys.argv])  # noqa: S606  # each of them does what this process would have done
 
 
@@ -147,8 +147,8 @@ class ExecutorSession(Session):
             kind = self._api.GuidedDecodingParams.GuideType.JSON_SCHEMA
             more["guided_decoding_params"] = self._api.GuidedDecodingParams(kind, schema)
         request = self._api.Request(
-            input_token_ids=asked,
-            max_tokens=limit,
+            asked,
+            limit,  # max_tokens; some releases call it max_new_tokens
             streaming=streaming,
             sampling_config=self._api.SamplingConfig(beam_width=1, top_k=1),
             output_config=self._api.OutputConfig(exclude_input_from_output=True),
