@@ -21,13 +21,14 @@ from hermetic.errors import Domain, HermeticError
 from hermetic.fetch.origin import BrokenError, Origin, unreachable
 from hermetic.recipe.lockfile import LockedFile
 
-__all__ = ["AT_ONCE", "Bringer", "StoppedError", "hashed"]
+__all__ = ["AT_ONCE", "LONGEST_PAUSE_S", "Bringer", "StoppedError", "hashed"]
 
 #: Files that are brought at the same time.
 AT_ONCE: Final = 8
 _ATTEMPTS: Final = 6  # without a byte in between
 _PAUSE_S: Final = 0.5
-_LONGEST_PAUSE_S: Final = 60.0
+#: Of one pause that is asked for: the Hub counts requests in windows of five minutes.
+LONGEST_PAUSE_S: Final = 300.0
 _PIECE: Final = 1 << 20
 _SMALL: Final = 1 << 24
 _RESERVE: Final = 64 << 20  # bytes that stay free for records and logs
@@ -210,7 +211,7 @@ class Bringer:
                     raise unreachable(self.origin.described, str(error)) from error
                 pause = error.wait if error.wait is not None else _PAUSE_S * 2 ** (failures - 1)
                 if failures > 1 or error.wait is not None:
-                    self.stop.wait(min(pause, _LONGEST_PAUSE_S))
+                    self.stop.wait(min(pause, LONGEST_PAUSE_S))
 
     def _receive(self, path: str, file: LockedFile, arriving: _Arriving) -> None:
         """Append what comes; never more than one byte too many."""

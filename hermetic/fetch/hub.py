@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +20,8 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 
 from hermetic.errors import Domain, HermeticError
-from hermetic.fetch.bring import hashed
-from hermetic.fetch.origin import BrokenError, HttpOrigin, unreachable
+from hermetic.fetch.bring import LONGEST_PAUSE_S, hashed
+from hermetic.fetch.origin import BrokenError, HttpOrigin, unreachable, wait_of
 from hermetic.fetch.secrets import find_secret
 from hermetic.recipe.lockfile import FixedEntry, LockedFile, is_safe_path
 
@@ -179,21 +180,19 @@ class Hub(HttpOrigin):
             except HfHubHTTPError as error:
                 if error.response.status_code not in {429, 500, 502, 503, 504} or attempt == _ATTEMPTS - 1:
                     raise self._explain(error, "") from None
-                self._pause(error.response.headers.get("Retry-After", ""), attempt)
+                self._pause(wait_of(error.response.headers), attempt)
             except OfflineModeIsEnabled as error:
                 message = f"{self.described} may not be asked: HF_HUB_OFFLINE is set"
                 raise HermeticError(Domain.ENVIRONMENT, "hub-offline", message, hint="unset it") from error
             except BrokenError as error:
                 if attempt == _ATTEMPTS - 1:
                     raise unreachable(self.described, str(error)) from error
-                self._pause("", attempt)
+                self._pause(None, attempt)
         raise AssertionError
 
     @staticmethod
-    def _pause(said: str, attempt: int) -> None:
-        import time  # noqa: PLC0415  # hardly ever
-
-        time.sleep(min(float(said), 60.0) if said.isdigit() else 0.2 * 2**attempt)
+    def _pause(wait: float | None, attempt: int) -> None:
+        time.sleep(min(wait, LONGEST_PAUSE_S) if wait is not None else 0.2 * 2**attempt)
 
     def _hashed(self, path: str, file: LockedFile) -> LockedFile:
         """A small file, fetched once to be hashed, and compared with what git calls it."""
@@ -208,7 +207,7 @@ class Hub(HttpOrigin):
             except BrokenError as error:
                 if attempt == _ATTEMPTS - 1:
                     raise unreachable(self.described, str(error)) from error
-                self._pause(str(int(error.wait)) if error.wait is not None else "", attempt)
+                self._pause(error.wait, attempt)
         if file.git and (size, git.hexdigest()) != (file.size, file.git):
             message = f"{path} of {self.described} is not what its git-sha1 says: {file.git}"
             hint = "it was changed on the way; ask again, perhaps without a mirror"

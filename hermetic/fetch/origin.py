@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from email.utils import parsedate_to_datetime
 from typing import Any, Final, Protocol
 
 import httpx2 as httpx
 
 from hermetic.errors import Domain, HermeticError
 
-__all__ = ["BrokenError", "HttpOrigin", "Origin", "unreachable"]
+__all__ = ["BrokenError", "HttpOrigin", "Origin", "unreachable", "wait_of"]
 
 _TIMEOUT: Final = httpx.Timeout(60, connect=20)
+_RATE_LIMIT: Final = re.compile(r"; *r *= *0 *; *t *= *([0-9]+)")
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -124,8 +128,7 @@ class HttpOrigin:
         if response.status_code in {200, 206}:
             return
         if response.status_code in _BUSY:
-            said = response.headers.get("Retry-After", "")
-            raise BrokenError(f"status {response.status_code}", float(said) if said.isdigit() else None)
+            raise BrokenError(f"status {response.status_code}", wait_of(response.headers))
         self.judge(response, path)
         message = f"{self.described} answered {response.status_code} when asked for {path}"
         raise HermeticError(Domain.ENVIRONMENT, "origin-failed", message, hint="try again later")
@@ -150,6 +153,20 @@ def _shut(shutdown: Callable[[int], None]) -> None:
         shutdown(socket.SHUT_RDWR)
     except OSError:
         return  # the other side was faster
+
+
+def wait_of(headers: Mapping[str, str]) -> float | None:
+    """The seconds that the other side asks to wait, None if it does not say: ``Retry-After``, a number or a date, or
+    the ``RateLimit`` of an exhausted window (RFC 9110, 10.2.3; the Hub's: huggingface.co/docs/hub/rate-limits).
+    """
+    said = headers.get("Retry-After", "").strip()
+    if said.isdigit():
+        return float(said)
+    try:
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except ValueError:
+        left = _RATE_LIMIT.search(headers.get("RateLimit", ""))
+        return float(left[1]) if left is not None else None
 
 
 def unreachable(described: str, why: str) -> HermeticError:

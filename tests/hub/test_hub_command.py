@@ -41,8 +41,12 @@ def recipe(tmp_path: Path) -> Callable[..., str]:
     return write
 
 
+def pins_of(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / "recipe.lock.json").read_text())["fixed"]
+
+
 def lock_of(tmp_path: Path) -> dict:
-    return json.loads((tmp_path / "recipe.lock.json").read_text())["fixed"]["hf://acme/tiny@main"]
+    return pins_of(tmp_path)["hf://acme/tiny@main"]
 
 
 def test_lock_realise_and_again(hub: Hub, tiny: Repository, recipe, cli, tmp_path: Path, store_root: Path) -> None:
@@ -72,20 +76,27 @@ def test_lock_realise_and_again(hub: Hub, tiny: Repository, recipe, cli, tmp_pat
     assert not list((store_root / "tmp").iterdir())
 
 
-def test_a_branch_that_moves_is_followed_when_asked_to(tiny: Repository, recipe, cli, tmp_path: Path) -> None:
-    target = recipe() + "#weights"
+def test_a_branch_that_moves_is_followed_when_asked_to(hub: Hub, tiny: Repository, recipe, cli, tmp_path: Path) -> None:
+    """It, and no other that moved as well."""
+    text = hub.repository("acme/text", kind="dataset")
+    text.commit({"a.txt": b"a"})
+    target = recipe(more='samples = hub_dataset("acme/text")\n') + "#weights"
     cli("lock", "recipe.py")
     first, old = cli("path", target).stdout, tiny.branches["main"]
+    others = pins_of(tmp_path)
+    text.commit({"a.txt": b"b"})
     new = tiny.commit(kit.model() | {"config.json": b'{"vocab_size": 9}', "README.md": b"new"})
     assert "kept" in cli("lock", "recipe.py").stdout
     assert cli("path", target).stdout == first
     moved = cli("lock", "recipe.py", "--update", "acme/tiny")
     assert moved.lines[0].startswith(f"moved      hf://acme/tiny@main {new}")
-    assert [line.strip() for line in moved.lines[1:]] == [
+    assert [line.strip() for line in moved.lines[1:4]] == [
         f"commit {old} -> {new}",
         "added README.md",
         "changed config.json  28 -> 17 bytes",
     ]
+    now = pins_of(tmp_path)
+    assert {name for name in now if now[name] != others[name]} == {"hf://acme/tiny@main"}
     assert cli("path", target).stdout != first
     assert cli("lock", "recipe.py", "--update", "acme/other").exit_code == 2
 

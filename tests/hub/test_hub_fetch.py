@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import socket
 import threading
+import time
 from pathlib import Path
 
 import hub_kit as kit
@@ -59,7 +60,8 @@ class TestLocking:
         assert kit.reason(lambda: resolve([kit.output()], None)) == "hash/hub-mismatch"
 
     @pytest.mark.parametrize("status", [429, 500, 503])
-    def test_a_busy_hub_is_asked_again(self, hub: Hub, tiny: Repository, status: int) -> None:
+    def test_a_busy_hub_is_asked_again(self, hub: Hub, tiny: Repository, status: int, monkeypatch) -> None:
+        monkeypatch.setattr(time, "sleep", lambda _: None)  # the Hub's own client adds a second to what it is told
         for path in ("/revision/", "/tree/", "/resolve/.*config.json"):
             hub.fault(Fault(path, status=status, headers={"Retry-After": "0"}))
         assert resolve([kit.output()], None).commit == tiny.branches["main"]
@@ -248,6 +250,31 @@ class TestFetching:
         hub.fault(Fault("/resolve/", times=3, status=status, headers={"Retry-After": "0"}))
         assert kit.fetch(item, tmp_path) == kit.model()
 
+    @pytest.mark.parametrize(
+        ("headers", "expected"),
+        [
+            ({"Retry-After": "37"}, [37.0]),
+            ({"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, [0.0]),
+            ({"RateLimit": '"resolvers";r=0;t=55'}, [55.0]),
+            ({"Retry-After": "9999999"}, [bring.LONGEST_PAUSE_S]),
+            ({"RateLimit": '"resolvers";r=7;t=55'}, []),
+        ],
+    )
+    def test_it_waits_as_long_as_it_is_told(self, hub: Hub, tiny, tmp_path: Path, headers, expected) -> None:
+        """Without a word a first failure is tried again at once."""
+        waits: list[float | None] = []
+
+        class Impatient(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                waits.append(timeout)
+                return False
+
+        work = Fetch(kit.locked(), str(tmp_path / "w"), str(tmp_path / "q"), tell=lambda _: None, nearby=lambda _: ())
+        work._bringer.stop = Impatient()
+        hub.fault(Fault(f"/resolve/.*{SHARD}", status=429, headers=headers))
+        work.bring()
+        assert waits == expected
+
     def test_the_same_bytes_under_two_names_come_once(self, hub: Hub, tmp_path: Path) -> None:
         files = {"a.bin": b"same" * 1000, "b/c.bin": b"same" * 1000}
         hub.repository("acme/tiny").commit(files)
@@ -255,6 +282,11 @@ class TestFetching:
         assert kit.fetch(kit.locked(), tmp_path, told=told) == files
         assert len(hub.bodies()) == 1
         assert sum(told) == 8000
+
+    def test_a_slow_hub(self, hub: Hub, tiny: Repository, tmp_path: Path) -> None:
+        item = kit.locked()
+        hub.fault(Fault(f"/storage/{SHARD}", pace=10_000_000))
+        assert kit.fetch(item, tmp_path) == kit.model()
 
     def test_an_empty_file(self, hub: Hub, tmp_path: Path) -> None:
         hub.repository("acme/tiny").commit({"empty": b"", "a": b"1"})

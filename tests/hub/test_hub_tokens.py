@@ -77,7 +77,7 @@ class TestTokens:
     def test_a_login_in_the_mirror_s_address_stays_there(self, hub: Hub, tiny: Repository, monkeypatch) -> None:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint.replace("http://", "http://alice:secret@"))
         assert kit.locked().entry.source == f"{hub.endpoint}/acme/tiny"
-        tiny.commits.clear()
+        tiny.branches.clear()
         with pytest.raises(HermeticError) as caught:
             kit.locked()
         assert "secret" not in f"{caught.value}{caught.value.hint}"
