@@ -142,7 +142,7 @@ class Proxy:
         )
 
     async def _document(self, _: Request) -> Response:
-        return JSONResponse(document(self.settings))
+        return JSONResponse(document(self.settings, [engine.model for engine in self.engines.values()]))
 
     async def _models(self, _: Request) -> Response:
         listed = {engine.model: _described(engine) for engine in self.engines.values()}

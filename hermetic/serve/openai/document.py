@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -42,11 +43,14 @@ _STATUSES = {
 }
 
 
-def document(settings: ProxySettings) -> dict[str, Any]:
-    """OpenAPI 3.1, as plain data."""
+def document(settings: ProxySettings, models: Sequence[str]) -> dict[str, Any]:
+    """OpenAPI 3.1, as plain data; `models` are those that are served."""
     bodies = [(ChatBody, "validation"), (CompletionBody, "validation")]
     _, schemas = models_json_schema(bodies, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     components: dict[str, Any] = {"schemas": {**schemas["$defs"], "Error": _ERROR, "Answer": {"type": "object"}}}
+    named = {"type": "string", "enum": sorted(set(models))}
+    for body, _ in bodies:
+        components["schemas"][body.__name__]["properties"]["model"] = named
     found: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "hermetic serve openai", "version": __version__},
@@ -54,7 +58,7 @@ def document(settings: ProxySettings) -> dict[str, Any]:
             "/v1/chat/completions": {"post": _asking("ChatBody")},
             "/v1/completions": {"post": _asking("CompletionBody")},
             "/v1/models": {"get": _getting("The models that are served", "401")},
-            "/v1/models/{model}": {"get": _getting("One of them", "401", "404") | {"parameters": [_model()]}},
+            "/v1/models/{model}": {"get": _getting("One of them", "401", "404") | {"parameters": [_model(named)]}},
             "/health/live": {"get": _getting("The server runs")},
             "/health/ready": {"get": _ready()},
             "/metrics": {"get": _metrics()},
@@ -92,8 +96,8 @@ def _getting(what: str, *errors: str) -> dict[str, Any]:
     return {"responses": {"200": {"description": what, "content": _json("Answer")}, **_errors(*errors)}}
 
 
-def _model() -> dict[str, Any]:
-    return {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+def _model(named: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "model", "in": "path", "required": True, "schema": named}
 
 
 def _ready() -> dict[str, Any]:
