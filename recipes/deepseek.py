@@ -25,6 +25,7 @@ image = Image(
     )
 )
 tp = param("tp", 8, help="GPUs that serve it")
+product = param("gpu", "NVIDIA H200", help="what serves it, or none")
 
 # Its code in Python is for transformers; TensorRT-LLM brings its own.
 snapshot = hub_snapshot("deepseek-ai/DeepSeek-R1", allow=("*.json", "*.safetensors"))
@@ -34,7 +35,7 @@ model = PyTorchModel(
     checkpoint=snapshot,
     release=RELEASE,
     runtime=image,
-    runtime_gpu=Gpu(param("gpu", "NVIDIA H200"), count=tp),
+    runtime_gpu=None if product == "none" else Gpu(product, count=tp),
     tp=tp,
     quantisation="fp8",
     options={

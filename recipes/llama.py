@@ -24,9 +24,10 @@ image = Image(
         "@sha256:33cd085b772947bd22b7273886539331420404e5d2a4a039945241945ff927b9",
     )
 )
-product = param("gpu", "NVIDIA H100 80GB HBM3", help="what builds it, and so what serves it")
+product = param("gpu", "NVIDIA H100 80GB HBM3", help="what builds it, and so what serves it; or none")
 tp = param("tp", 2, help="ranks that share a layer, and GPUs that serve it")
-gpu = Gpu(product)
+gpu = None if product == "none" else Gpu(product)
+serving = None if product == "none" else Gpu(product, count=tp)
 max_batch_size = param("max_batch_size", 64)
 max_input_len = param("max_input_len", 8192)
 max_seq_len = param("max_seq_len", 9216)  # input and output together
@@ -72,7 +73,7 @@ engine = tensorrt_llm.Engine(
 )
 
 # It is asked on as many GPUs as it has ranks; without an answer there is no manifest and nothing to serve.
-smoke = Smoke(engine=engine, gpu=Gpu(product, count=tp), prompts=("What is the capital of France?",))
+smoke = Smoke(engine=engine, gpu=serving, prompts=("What is the capital of France?",))
 manifest = tensorrt_llm.Manifest(engine=engine, calibration=samples, smoke=smoke)
 
 # What Triton loads: four models and BLS, and the promises that a start insists on.

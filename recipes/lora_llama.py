@@ -27,7 +27,8 @@ image = Image(
         "@sha256:33cd085b772947bd22b7273886539331420404e5d2a4a039945241945ff927b9",
     )
 )
-gpu = Gpu(param("gpu", "NVIDIA H100 80GB HBM3", help="what builds it, and so what serves it"))
+product = param("gpu", "NVIDIA H100 80GB HBM3", help="what builds it, and so what serves it; or none")
+gpu = None if product == "none" else Gpu(product)
 limits = {"max_batch_size": param("max_batch_size", 32), "max_input_len": 4096, "max_seq_len": 5120}
 
 base = hub_snapshot(
@@ -71,7 +72,8 @@ manifest = tensorrt_llm.Manifest(engine=engine, calibration=samples, smoke=smoke
 repository = triton_repository(engine, manifest=manifest)
 
 # At run time: the base in 16 bits, with room for adapters of rank 8 and less. Which one applies, a request says.
-# A new adapter is checked and laid out in seconds, and the engine stays.
+# A new adapter is checked and laid out in seconds, and the engine stays. (adapters=tuned, without lora_target_modules,
+# would give the engine its adapters for good.)
 lora_weights = convert(base, environment=image, gpu=gpu, release=RELEASE, dtype="bfloat16")
 lora_engine = tensorrt_llm.Engine(
     environment=image,

@@ -23,7 +23,8 @@ image = Image(
         "@sha256:33cd085b772947bd22b7273886539331420404e5d2a4a039945241945ff927b9",
     )
 )
-gpu = Gpu(param("gpu", "NVIDIA H100 80GB HBM3", help="what builds it, and so what serves it"))
+product = param("gpu", "NVIDIA H100 80GB HBM3", help="what builds it, and so what serves it; or none")
+gpu = None if product == "none" else Gpu(product)
 max_batch_size = param("max_batch_size", 32)
 max_input_len = param("max_input_len", 8192)
 max_seq_len = param("max_seq_len", 9216)  # input and output together

@@ -23,7 +23,8 @@ image = Image(
         "@sha256:33cd085b772947bd22b7273886539331420404e5d2a4a039945241945ff927b9",
     )
 )
-gpu = Gpu(param("gpu", "NVIDIA H100 80GB HBM3", help="what builds it, and so what serves it"))
+product = param("gpu", "NVIDIA H100 80GB HBM3", help="what builds it, and so what serves it; or none")
+gpu = None if product == "none" else Gpu(product)
 max_batch_size = param("max_batch_size", 8)
 max_beam_width = param("max_beam_width", 4)
 frames = 3000
