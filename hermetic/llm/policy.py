@@ -85,11 +85,14 @@ class Recipient(Model):
 
 
 class Threshold(Model):
-    """More than `limit` is rejected, or answered with an alert to `recipient`."""
+    """More than `limit` is rejected, or answered and `recipient` is told; of several within `every_s` seconds only of
+    the first, and with the next one how many there were.
+    """
 
     limit: Amount
     action: Action
     recipient: Text | None = None
+    every_s: Annotated[Decimal, Field(ge=0, le=86_400, allow_inf_nan=False)] = Decimal(1)
 
     @model_validator(mode="after")
     def _is_heard(self) -> Threshold:

@@ -146,6 +146,7 @@ def test_each_request_is_one_line_with_its_schema(tmp_path: Path) -> None:
         }
         assert (line["queue_delay_us"], line["duration_ms"], line["cost_usd"]) == (1000.0, 20.0, 0.0224)
         assert line["kv_cache_reuse"] is None
+        assert line["token_budget_overrun"] is False
 
     run(Bench(tmp_path), work)
 
@@ -168,8 +169,33 @@ def test_alerts(tmp_path: Path, outcome: Outcome, reason: str, recipient: str, v
             "alert",
         )
         assert event["request"] == "r1"
+        bench.ask(outcome)
+        bench.now += 1
+        bench.ask(outcome)
+        assert [one["withheld"] for one in bench.events(ALERT)] == [0, 1]
+        flag = {"cost_budget": "cost_budget_overrun", "queue_delay": "queue_delay_budget_overrun"}[reason]
+        assert [one[flag] for one in bench.events("llm.request")] == [True, True, True]
 
     run(Bench(tmp_path, SEED.replace('webhook = "http://127.0.0.1:9/readiness"', "")), work)
+
+
+def test_what_tensorrt_llm_says_of_blocks_and_drafts(tmp_path: Path) -> None:
+    timings = [
+        Timings(0, 1000, kv_blocks=8, kv_blocks_reused=2, draft_tokens=4, accepted_tokens=3),
+        Timings(0, 5000, kv_blocks=8, kv_blocks_reused=6),
+    ]
+
+    async def work(bench: Bench) -> None:
+        bench.ask(Outcome(200, None, 10, 4, ["stop", "stop"], timings, 0.1, 0.2), choices=2)
+        (line,) = bench.events("llm.request")
+        assert line["queue_delay_us"] == 5.0
+        assert line["kv_cache_reuse"] == {"hits": 8, "misses": 8}
+        assert line["speculative"] == {"attempts": 4, "accepts": 3}
+        tags = {"model": "qwen3", "schema_id": "", "operation": "chat.completions"}
+        tags["engine_hash"] = IDENTITY.engine_hash
+        assert bench.serving.registry.get_sample_value("llm_kv_reuse_ratio_sum", tags) == 0.5
+
+    run(Bench(tmp_path), work)
 
 
 def test_a_rejection_is_an_event_with_the_seeds_flag(tmp_path: Path) -> None:

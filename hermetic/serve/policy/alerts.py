@@ -14,8 +14,6 @@ from hermetic.serve.policy.windows import Held
 
 __all__ = ["Alerts"]
 
-#: Rejections of one threshold are logged once in so many seconds, with how many there were: clients cause them.
-_EVERY_S = 1.0
 _THRESHOLD_OF = {
     "llm.tokens": "max_tokens",
     "llm.cost_usd": "max_cost_usd",
@@ -80,11 +78,10 @@ class Alerts:
             self._deliveries.hand_over(recipient, document)
 
     def _held_back(self, breach: Breach) -> int | None:
-        """How many rejections were not logged since the last one that was; None for one that is not either."""
-        if not breach.rejected:
-            return 0
+        """How many breaches were not logged since the last one that was; None for one that is not either."""
         name, now = breach.threshold, self._clock()
-        if name in self._told and now - self._told[name] < _EVERY_S:
+        every_s = float(self._policy.thresholds.given()[name].every_s)
+        if name in self._told and now - self._told[name] < every_s:
             self._withheld[name] = self._withheld.get(name, 0) + 1
             return None
         self._told[name] = now

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hermetic.serve.openai.hooks import Outcome, Timings
 from hermetic.serve.policy.admission import Admitted
-from hermetic.serve.policy.decisions import Figures
+from hermetic.serve.policy.decisions import Breach, Figures
 
 __all__ = ["figures_of", "request_line"]
 
@@ -36,8 +36,11 @@ def _sum(timings: Iterable[Timings], of: Callable[[Timings], int | None]) -> int
     return sum(known) if known else None
 
 
-def request_line(figures: Figures, admitted: Admitted, outcome: Outcome, more: Mapping[str, Any]) -> dict[str, Any]:
+def request_line(
+    figures: Figures, admitted: Admitted, outcome: Outcome, breaches: Sequence[Breach], more: Mapping[str, Any]
+) -> dict[str, Any]:
     """The fields of ``llm.request``, as seed 002's provider logs them; never any text of prompt or answer."""
+    passed = {one.reason for one in breaches}
     return {
         **more,
         "operation": admitted.operation or None,
@@ -50,6 +53,9 @@ def request_line(figures: Figures, admitted: Admitted, outcome: Outcome, more: M
         "kv_cache_reuse": _pair("hits", figures.kv_reused, "misses", figures.kv_total),
         "speculative": _both("attempts", figures.draft_tokens, "accepts", figures.draft_accepted),
         "error_code": outcome.error,
+        "queue_delay_budget_overrun": "queue_delay" in passed,
+        "token_budget_overrun": "token_budget" in passed,
+        "cost_budget_overrun": "cost_budget" in passed,
     }
 
 

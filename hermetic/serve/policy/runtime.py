@@ -117,8 +117,10 @@ class PolicyHooks:
         labels = Labels(self.model, admitted.schema_id, admitted.operation or facts.endpoint, side.identity.engine_hash)
         self.metrics.record(labels, figures, cost)
         about = self._about(side, facts, admitted)
-        self.log.tell("llm.request", **request_line(figures, admitted, outcome, about), cost_usd=float(cost))
-        for breach in after(self.policy, figures):
+        breaches = after(self.policy, figures)
+        line = request_line(figures, admitted, outcome, breaches, about)
+        self.log.tell("llm.request", **line, cost_usd=float(cost))
+        for breach in breaches:
             self.metrics.breach(breach)
             self.alerts.breach(breach, about)
         if outcome.status in _LOST:
