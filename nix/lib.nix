@@ -155,6 +155,7 @@ let
     in
     stages.repository;
 
+  vouching = manifest: lib.optionalString (manifest != null) "--manifest ${manifest}";
   # Lines of a program that starts a server: whose tokenizer it is given.
   exportTokenizer =
     {
@@ -185,6 +186,7 @@ let
       grpcPort ? 8001,
       metricsPort ? 8002,
       worldSize ? 1,
+      manifest ? null, # what vouches for an engine that lies outside of Nix's store
     }:
     let
       tokenizer = exportTokenizer { inherit lock revision tokenizerModel; };
@@ -197,7 +199,7 @@ let
         export TRITON_GRPC_PORT="''${TRITON_GRPC_PORT:-${toString grpcPort}}"
         export TRITON_METRICS_PORT="''${TRITON_METRICS_PORT:-${toString metricsPort}}"
         ${tokenizer}
-        exec ${hermetic}/bin/hermetic serve triton ${lib.escapeShellArg name} "$@"
+        exec ${hermetic}/bin/hermetic serve triton ${lib.escapeShellArg name} ${vouching manifest} "$@"
       '';
 
   # A program that answers OpenAI's API in front of that Triton.
@@ -207,12 +209,13 @@ let
       tokenizerModel ? null, # the same as of its Triton
       revision ? "main",
       lock ? ../recipes/qwen3.lock.json,
+      manifest ? null,
       port ? 9000,
       triton ? "localhost:\${TRITON_GRPC_PORT:-8001}",
     }:
     pkgs.writeShellScriptBin "openai-${name}" ''
       ${exportTokenizer { inherit lock revision tokenizerModel; }}
-      exec ${hermetic}/bin/hermetic serve openai ${lib.escapeShellArg name} \
+      exec ${hermetic}/bin/hermetic serve openai ${lib.escapeShellArg name} ${vouching manifest} \
         --triton "''${TRITON_GRPC_URL:-${triton}}" --port "''${OPENAI_PORT:-${toString port}}" "$@"
     '';
 

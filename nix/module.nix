@@ -75,6 +75,11 @@ in
       default = null;
       description = "The tokenizer's folder; null for the engine's own.";
     };
+    manifest = lib.mkOption {
+      type = lib.types.nullOr lib.types.path;
+      default = null;
+      description = "What vouches for the engine: a manifest.json or its folder; null for the engine's own, or Nix.";
+    };
     httpPort = lib.mkOption {
       type = lib.types.port;
       default = 8000;
@@ -131,7 +136,7 @@ in
         // hardened
         // {
           ExecStart = "${
-            made.mkTritonServerRuntime { inherit (cfg) name httpPort grpcPort metricsPort; }
+            made.mkTritonServerRuntime { inherit (cfg) name httpPort grpcPort metricsPort manifest; }
           }/bin/tritonserver-${cfg.name}";
           TimeoutStopSec = 60; # running requests may end
         };
@@ -150,7 +155,7 @@ in
         // {
           ExecStart = "${
             made.mkOpenAIProxy {
-              inherit (cfg) name;
+              inherit (cfg) manifest name;
               inherit (cfg.openai) port;
               triton = "localhost:${toString cfg.grpcPort}";
             }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from nix_machine import Done, Machine, Nix, tree
 
+from hermetic.digest import hash_bytes
 from hermetic.testing.hub import Hub
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -149,6 +150,7 @@ CONSUMER = """\
       packages.x86_64-linux = made.fromRecipe { export = ./trial.nix.json; root = ./.; } // {
         bench = made.mkEngine { name = "tiny"; hfModel = ./model; maxBatchSize = 4; };
         gpu = made.mkEngine { name = "tiny"; hfModel = ./model; gpu = %s; };
+        server = made.mkTritonServerRuntime { name = "tiny"; manifest = ./manifest; };
         relaxed = made.relaxed.mkEngine { name = "tiny"; hfModel = ./model; gpu = %s; };
       };
     };
@@ -267,6 +269,24 @@ class TestSandbox:
         assert done.exit_code != 0
         assert error in done.stderr
 
+    def test_a_manifest_in_nix_store_vouches_for_an_engine_elsewhere(
+        self, nix: Nix, consumer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The engine itself is not copied, and one byte more in it is found."""
+        engine, listed = tmp_path / "engine", consumer / "manifest"
+        for folder in (engine, listed):
+            folder.mkdir()
+        (engine / "config.json").write_text("{}")
+        files = {"config.json": {"blake3": hash_bytes(b"{}").hex, "size": 2}}
+        (listed / "manifest.json").write_text(json.dumps({"files": files}))
+        monkeypatch.setenv("TRTLLM_ENGINE_PATH", str(engine))
+        nix.build("server", flake=consumer, prefix="hermetic/")
+        before = nix.paths()
+        (engine / "config.json").write_text("{ }")
+        done = nix("run", "#server", flake=consumer, prefix="hermetic/", ok=False)
+        assert "trust/engine-changed" in done.stderr
+        assert nix.paths() == before
+
     def test_an_engine_of_the_documented_function(self, nix: Nix, consumer: Path) -> None:
         built, done = nix.build("bench", flake=consumer, prefix="hermetic/")
         assert {"config.json", "rank0.engine", "tokenizer.json"} <= set(os.listdir(built))
@@ -295,7 +315,15 @@ class TestGpu:
 
     def test_the_builder_looks_for_the_gpu_in_nix_sandbox(self, nix: Nix, consumer: Path) -> None:
         done = nix(
-            "build", "#gpu", "--option", "system-features", "cuda", "-L", flake=consumer, prefix="hermetic/", ok=False
+            "build",
+            "#gpu",
+            "--option",
+            "extra-system-features",
+            "cuda",
+            "-L",
+            flake=consumer,
+            prefix="hermetic/",
+            ok=False,
         )
         assert "error[environment/gpu-mismatch]" in done.stderr
 

@@ -21,7 +21,7 @@ let
   flake = builtins.getFlake "path:%s";
   module = flake.nixosModules.default {
     config.services.hermetic = {
-      enable = true; name = "qwen3"; engine = "/nix/store/an-engine"; tokenizer = null;
+      enable = true; name = "qwen3"; engine = "/nix/store/an-engine"; tokenizer = null; manifest = null;
       httpPort = 8000; grpcPort = 8001; metricsPort = 8002; user = "hermetic"; group = "hermetic";
       openai = { enable = true; port = 9000; };
     };
