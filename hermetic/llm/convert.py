@@ -46,7 +46,7 @@ class Convert(Stage):
 
     kind: ClassVar[str] = "tensorrt-llm.convert"
     version: ClassVar[int] = 1
-    programs: ClassVar[tuple[str, ...]] = ("trtllm_convert.py", "safetensors_file.py", "stage_file.py")
+    programs: ClassVar[tuple[str, ...]] = ("trtllm_convert.py", "disk_space.py", "safetensors_file.py", "stage_file.py")
 
     environment: InstanceOf[Environment]
     cores: Positive = 4

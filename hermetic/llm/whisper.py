@@ -46,6 +46,7 @@ class ConvertWhisper(Stage):
     programs: ClassVar[tuple[str, ...]] = (
         "trtllm_whisper.py",
         "trtllm_convert.py",
+        "disk_space.py",
         "safetensors_file.py",
         "stage_file.py",
     )

@@ -14,6 +14,7 @@ import calibration_set
 import checkpoints
 import pytest
 import pytorch_model
+import safetensors_file
 import trtllm_convert
 from models_kit import (
     CALIBRATION,
@@ -104,6 +105,28 @@ class TestAdapters:
         folder = write_adapter(tmp_path / "adapter", model)
         in_place(folder / "adapter_config.json", use_dora=True)
         assert "the adapter holds lora_A, lora_B, not" in self.check(folder, model)
+
+    def test_merging_refuses_a_bad_base_and_a_small_disk(
+        self, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import disk_space
+        import lora_merge
+
+        def refuse(base: Path = model) -> str:
+            return refused(lora_merge.build, MERGE, tmp_path / "out", base=base, adapter=adapter)
+
+        adapter = write_adapter(tmp_path / "adapter", model)
+        shard = next(iter(sorted(model.glob("model-*.safetensors"))))
+        whole = shard.read_bytes()
+        shard.write_bytes(whole[:-10])
+        assert "its header describes" in refuse()
+        shard.unlink()
+        assert f"the shard {shard.name} is named" in refuse()
+        shard.write_bytes(whole)
+        small = checkpoints.write(tmp_path / "small", checkpoints.config(vocab_size=1600))
+        assert "the tokenizer does not fit" in refuse(small)
+        monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda place: SimpleNamespace(free=100_000))
+        assert "disk too small: the result takes about" in refuse()
 
     def test_the_stage_writes_nothing_for_it(self, model: Path, tmp_path: Path) -> None:
         import lora_merge
@@ -278,6 +301,32 @@ class TestConvert:
         assert "tp 4 does not divide 6 attention heads" in self.refuse(model, tmp_path, tp=4)
         assert "pp 9 is more than the 2 layers" in self.refuse(model, tmp_path, pp=9)
         assert "this environment has no /app/tensorrt_llm/examples" in self.refuse(model, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("changes", "needed"),
+        [
+            ({}, 1),
+            ({"dtype": "float32"}, 1),
+            ({"dtype": "float16"}, 0.5),
+            ({"options": {"use_weight_only": True}}, 0.25),
+        ],
+    )
+    def test_a_disk_that_is_too_small(
+        self, changes: dict[str, Any], needed: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Asked before the script runs, by what the result has at least."""
+        import disk_space
+
+        model = checkpoints.write(tmp_path / "model", checkpoints.config(), dtype="F32")
+        size = sum(tensor.end - tensor.begin for tensor in safetensors_file.read_checkpoint(model).values())
+        monkeypatch.setattr(trtllm_convert, "_SCRIPT", __file__)
+        monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda place: SimpleNamespace(free=int(size * needed) - 1))
+        assert "disk too small: the result takes about" in self.refuse(model, tmp_path, **changes)
+        monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda place: SimpleNamespace(free=int(size * needed)))
+        monkeypatch.setattr(trtllm_convert.subprocess, "run", lambda *words, **more: SimpleNamespace(returncode=7))
+        assert "ended with status 7" in self.refuse(model, tmp_path, **changes)
+
+    def test_a_shard_that_is_missing(self, model: Path, tmp_path: Path) -> None:
         next(iter(model.glob("model-*.safetensors"))).unlink()
         assert "is missing" in self.refuse(model, tmp_path)
 

@@ -5,6 +5,7 @@ Nothing here needs more than a Python in the image.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -14,7 +15,8 @@ from typing import Any
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
-from safetensors_file import QUANTISED, read_checkpoint, read_header
+from disk_space import check_space
+from safetensors_file import QUANTISED, Tensor, read_checkpoint, read_header
 from stage_file import Refused, StageFile, read_json, run, say
 
 #: Where the release images have the scripts, by family.
@@ -31,10 +33,11 @@ _WEIGHT_ONLY = {"int8": "W8A16", "int4": "W4A16", "int4_gptq": "W4A16_GPTQ", "in
 def build(stage: StageFile) -> None:
     parameters, snapshot = stage.parameters, stage.input("snapshot")
     config = read_json(snapshot / "config.json")
-    check_snapshot(snapshot, config, parameters["tp"], parameters["pp"])
+    tensors = check_snapshot(snapshot, config, parameters["tp"], parameters["pp"])
     script = Path(_SCRIPT.format(family=family(config, parameters)))
     if not script.is_file():
         raise Refused(f"this environment has no {script}; is it an image of TensorRT-LLM {parameters['release']}?")
+    check_space(stage.out, _least(tensors, parameters))
     words = command(parameters, str(snapshot), str(stage.out), dataset(stage))
     say(" ".join([str(script), *words]))
     status = subprocess.run([sys.executable, str(script), *words], check=False).returncode
@@ -55,14 +58,14 @@ def family(config: dict[str, Any], parameters: dict[str, Any]) -> str:
     raise Refused(f"no script is known for the architecture {names[0]!r}; name its family ({known})")
 
 
-def check_snapshot(snapshot: Path, config: Any, tp: int, pp: int) -> None:
-    """What can be known before a weight is read."""
+def check_snapshot(snapshot: Path, config: Any, tp: int, pp: int) -> dict[str, Tensor]:
+    """Its tensors, after what can be known before a weight is read."""
     if not isinstance(config, dict):
         raise Refused("config.json is not a JSON object")
     method = _method(snapshot, config)
     if method and method not in _READ:
         raise Refused(f"the checkpoint is already quantised ({method}): {_ROUTE}")
-    read_checkpoint(snapshot, QUANTISED)
+    tensors = read_checkpoint(snapshot, QUANTISED)
     heads, layers = config.get("num_attention_heads"), config.get("num_hidden_layers")
     pairs = config.get("num_key_value_heads") or heads
     # With fewer key-value heads than ranks, TensorRT-LLM gives several ranks the same one.
@@ -70,6 +73,18 @@ def check_snapshot(snapshot: Path, config: Any, tp: int, pp: int) -> None:
         raise Refused(f"tp {tp} does not divide {heads} attention heads and {pairs} key-value heads")
     if not isinstance(layers, int) or layers < pp:
         raise Refused(f"pp {pp} is more than the {layers} layers")
+    return tensors
+
+
+def _least(tensors: dict[str, Tensor], parameters: dict[str, Any]) -> int:
+    """The bytes that the result has at least: as if the narrowest matrices that the options make were all of it."""
+    options = parameters["options"]
+    bits = {"float16": 16, "bfloat16": 16, "float32": 32}.get(parameters["dtype"])
+    if options.get("use_weight_only") or options.get("smoothquant"):
+        bits = 4 if str(options.get("weight_only_precision", "")).startswith("int4") else 8
+    stored = sum(tensor.end - tensor.begin for tensor in tensors.values())
+    elements = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    return stored if bits is None else min(stored, elements * bits // 8)
 
 
 def _method(snapshot: Path, config: dict[str, Any]) -> str:
