@@ -26,9 +26,7 @@ class _Ways(click.Group):
         return list(WAYS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        module = importlib.import_module(f"hermetic.cli.{WAYS[cmd_name][0]}")
-        command: click.Command = module.command
-        return command
+        return _loaded(WAYS[cmd_name][0])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -36,13 +34,23 @@ class _Ways(click.Group):
         if any(one in WAYS for one in args[:1]):
             return super().resolve_command(ctx, args)
         _insist_on_no_slip(args[0])
-        from hermetic.cli.serve_all import command as everything
-
-        return ctx.info_name, everything, args
+        return ctx.info_name, _loaded("serve_all"), args
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl([(way, line) for way, (_, line) in WAYS.items()])
+
+
+def _loaded(name: str) -> click.Command:
+    try:
+        command: click.Command = importlib.import_module(f"hermetic.cli.{name}").command
+    except ModuleNotFoundError as error:
+        if (error.name or "hermetic").partition(".")[0] == "hermetic":
+            raise
+        message = f"this way of serving needs the package that has the module {error.name}"
+        hint = "pip install 'hermetic-engines[serve]'"
+        raise HermeticError(Domain.ENVIRONMENT, "extra-missing", message, hint=hint) from error
+    return command
 
 
 def _insist_on_no_slip(name: str) -> None:

@@ -33,7 +33,7 @@ def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool
     SIGTERM and Ctrl-C let running answers end; a second one does not.
     """
     settings = proxy_settings(given)
-    insist_on_free(settings.host, {"port": settings.port})
+    insist_on_free(settings.host, {"API": settings.port})
     with prepared(wish_of(target, sets, store, given)) as found:
         uvloop.run(_serve(found, given, as_json=as_json))
 

@@ -48,7 +48,8 @@ def _refused(error: OSError, host: str, what: str, port: int) -> HermeticError:
     if error.errno == errno.EADDRINUSE:
         owners = ", ".join(sorted(set(_owners(port)))) or "another process"
         message = f"port {port} ({what}) of {host} is taken by {owners}"
-        return HermeticError(Domain.BUSY, "port-in-use", message, hint=f"stop it, or give another --{what}-port")
+        option = "--port" if what == "API" else f"--{what}-port"
+        return HermeticError(Domain.BUSY, "port-in-use", message, hint=f"stop it, or give another {option}")
     message = f"cannot listen on {host}, port {port} ({what}): {error.strerror or error}"
     return HermeticError(Domain.ENVIRONMENT, "bad-address", message)
 

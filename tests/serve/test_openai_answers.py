@@ -108,13 +108,23 @@ def proxy_of(text: Text, upstream: StandInUpstream, hooks: NoHooks | None = None
 
 
 def ask(
-    proxy: Proxy, method: str, path: str, said: Any = None, headers: Mapping[str, str] | None = None, gone: int = -1
+    proxy: Proxy,
+    method: str,
+    path: str,
+    said: Any = None,
+    headers: Mapping[str, str] | None = None,
+    gone: int = -1,
+    reads: int = 10**9,
 ) -> tuple[int, dict[str, str], bytes]:
-    """One request to the application itself; the client goes after `gone` pieces of the answer, if that is not -1."""
+    """One request to the application itself; the client goes after `gone` pieces of the answer, if that is not -1, and
+    reads no more than `reads` of them.
+    """
 
     async def main() -> tuple[int, dict[str, str], bytes]:
         sent: list[Any] = []
         left = asyncio.Event()
+        if gone == 0:
+            left.set()
         body = [{"type": "http.request", "body": json.dumps(said).encode(), "more_body": False}]
 
         async def receive() -> Any:
@@ -125,6 +135,8 @@ def ask(
 
         async def send(message: Any) -> None:
             sent.append(message)
+            if len(sent) > reads:
+                await asyncio.get_running_loop().create_future()
             if len(sent) == gone:
                 left.set()
 
@@ -385,6 +397,37 @@ def test_hooks_are_told_of_every_end(text: Text) -> None:
     held = StandInUpstream([[1], [2]], held=True)
     assert end(held, gone=2, stream=True) == (200, 499, "client_gone")
     assert held.left == 1
+    assert end(StandInUpstream([], held=True), gone=0) == (0, 499, "client_gone")
+
+
+def test_a_client_that_does_not_read_is_given_up(text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hermetic.serve.openai.endpoint._GRACE_S", 0.0)
+    hooks = Recorded()
+    upstream = saying("some text")
+    proxy = proxy_of(text, upstream, hooks, deadline_s=0.05)
+    said = {"model": "m", "messages": ASK, "stream": True}
+    ask(proxy, "POST", "/v1/chat/completions", said, reads=3)
+    assert hooks.outcomes[0].error == "client_gone"
+    assert upstream.left == 1
+
+
+def test_a_request_that_does_not_come(text: Text) -> None:
+    async def main() -> Any:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            return await asyncio.get_running_loop().create_future()
+
+        proxy = proxy_of(text, saying("a"), deadline_s=0.05)
+        path = "/v1/chat/completions"
+        scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b"", "raw_path": b""}
+        await proxy.app(scope, receive, send)
+        return sent[0]["status"], json.loads(sent[1]["body"])["error"]["code"]
+
+    assert asyncio.run(main()) == (408, "request_timeout")
 
 
 @pytest.mark.parametrize("several", [1, 3])

@@ -197,6 +197,11 @@ class Answer:
         finally:
             self._end(status, error or None)
 
+    def abandon(self) -> None:
+        """Nobody wants it any more; if it was never begun, the hooks hear of it here."""
+        if self.outcome is None:
+            self._end(499, "client_gone")
+
     def _end(self, status: int, error: str | None) -> None:
         began, now = self.asked.began, time.monotonic()
         self.outcome = Outcome(

@@ -58,7 +58,7 @@ class Proxy:
         }
         routes = [Route(path, endpoint, methods=["GET"]) for path, endpoint in gets.items()]
         for name in BODIES:
-            endpoint = Endpoint(name, self._slots, self.settings.body_bytes, self._prepare, self._refused)
+            endpoint = Endpoint(name, self._slots, self.settings, self._prepare, self._refused)
             routes.append(Route(f"/v1/{name.replace('.', '/')}", endpoint, methods=["POST"]))
         routes.append(Route("/v1/embeddings", _no_embeddings, methods=["POST"]))
         handlers: Any = {ApiError: _shown, HTTPException: _shown_http, Exception: _shown_bug}

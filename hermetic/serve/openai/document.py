@@ -34,6 +34,7 @@ _STATUSES = {
     "401": "No known API key",
     "404": "Not served here",
     "405": "Another method",
+    "408": "The request did not come in time",
     "413": "The body is too long",
     "429": "Busy: try again after Retry-After seconds",
     "500": "A mistake of the server",

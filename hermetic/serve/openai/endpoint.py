@@ -12,11 +12,13 @@ from hermetic.serve.openai.answer import Answer, Asked
 from hermetic.serve.openai.bodies import read_json
 from hermetic.serve.openai.errors import ApiError
 from hermetic.serve.openai.gate import Receive, Scope, Send, send_error
+from hermetic.serve.openai.settings import ProxySettings
 from hermetic.serve.openai.slots import Slots
 
 __all__ = ["Endpoint"]
 
 _KEEP_ALIVE_S = 15.0  #: Intermediaries take a silent connection for a dead one.
+_GRACE_S = 5.0  #: For the last pieces of an answer that took as long as it may.
 _PATIENCE = 16  #: How much more than the limit is read of a body, and forgotten.
 _STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -30,15 +32,21 @@ class Endpoint:
     """An ASGI application. `prepare` makes a request an answer, or raises `ApiError`; `refused` hears of that."""
 
     def __init__(
-        self, name: str, slots: Slots, body_bytes: int, prepare: Prepare, refused: Callable[[str, ApiError], None]
+        self,
+        name: str,
+        slots: Slots,
+        settings: ProxySettings,
+        prepare: Prepare,
+        refused: Callable[[str, ApiError], None],
     ) -> None:
-        self._name, self._slots, self._limit = name, slots, body_bytes
+        self._name, self._slots = name, slots
+        self._limit, self._deadline_s = settings.body_bytes, settings.deadline_s
         self._prepare, self._refused = prepare, refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope["state"]
         try:
-            data = await self._read(receive, state["headers"])
+            data = await self._in_time(self._read(receive, state["headers"]))
             asked = Asked(state["id"], self._name, read_json(data), state["headers"], len(data))
             answer = await self._prepare(asked)
         except _Gone:
@@ -47,7 +55,17 @@ class Endpoint:
             self._refused(self._name, error)
             await send_error(send, error)
             return
-        await _unless_gone(receive, self._answer(answer, send))
+        try:
+            await _unless_gone(receive, self._answer(answer, send), self._deadline_s + _GRACE_S)
+        finally:
+            answer.abandon()
+
+    async def _in_time(self, reading: Awaitable[bytes]) -> bytes:
+        try:
+            return await asyncio.wait_for(reading, self._deadline_s)
+        except TimeoutError:
+            message = f"the request did not come within {self._deadline_s:g} s"
+            raise ApiError(408, "request_timeout", message, headers={"Connection": "close"}) from None
 
     async def _read(self, receive: Receive, headers: Mapping[str, str]) -> bytes:
         """What is too long is read on for a while: clients look for an answer only when they have sent all."""
@@ -90,11 +108,11 @@ class _Gone(Exception):  # noqa: N818  # no error of ours
     """The client went before it had said what it wants."""
 
 
-async def _unless_gone(receive: Receive, work: Any) -> None:
-    """Do it, or give it up when the client goes."""
+async def _unless_gone(receive: Receive, work: Any, within_s: float) -> None:
+    """Do it, or give it up when the client goes, or takes so long to read that it might as well have gone."""
     working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
     try:
-        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((working, gone), timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         gone.cancel()
         if not working.done():

@@ -38,7 +38,7 @@ async def listening(proxy: Proxy) -> AsyncIterator[asyncio.Task[None]]:
     Raises `HermeticError` (busy/port-in-use, environment/bad-address).
     """
     settings = proxy.settings
-    insist_on_free(settings.host, {"port": settings.port})
+    insist_on_free(settings.host, {"API": settings.port})
     config = uvicorn.Config(
         proxy.app,
         log_config=None,
