@@ -66,6 +66,7 @@ class Quantise(Stage):
     programs: ClassVar[tuple[str, ...]] = (
         "trtllm_quantise.py",
         "trtllm_convert.py",
+        "disk_space.py",
         "safetensors_file.py",
         "stage_file.py",
     )

@@ -12,7 +12,7 @@ from by_hand import LLM
 
 from hermetic.errors import Domain, HermeticError
 from hermetic.llm import convert as conversion
-from hermetic.llm import lora, pytorch, quantise, whisper
+from hermetic.llm import lora, pytorch, quantise, tensorrt_llm, whisper
 from hermetic.llm.support import BACKENDS, Target, refusals
 from hermetic.recipe import Image, Source, Stage
 
@@ -25,6 +25,9 @@ STAGES = [
     pytorch.PyTorchModel,
     quantise.Calibration,
     quantise.Quantise,
+    tensorrt_llm.Engine,
+    tensorrt_llm.Manifest,
+    tensorrt_llm.Quantise,
     whisper.ConvertWhisper,
     whisper.Half,
 ]
