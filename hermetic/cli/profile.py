@@ -9,6 +9,7 @@ import click
 from hermetic.cli import console, options
 from hermetic.cli.common import open_store
 from hermetic.cli.policies import policy_of
+from hermetic.cli.serve import imported
 from hermetic.digest import Key
 from hermetic.store import Generation, Profile, Store
 
@@ -65,15 +66,14 @@ def rollback(name: str, store: str | None, to: int | None, cause: str, policy: s
     more, until it is started again.
     """
     file = policy_of(name, policy)
+    warming = imported("profile_warming") if file is not None else None
     place = open_store(store)
     profile = place.profile(name)
     shown = profile.current()
     generation = profile.rollback(to, cause=cause)
     _tell(place, profile, generation)
-    if file is not None:
-        from hermetic.cli.profile_warming import warm_up_again
-
-        warm_up_again(file, name, store, generation, shown.path(place.layout) if shown else "")
+    if warming is not None:
+        warming.warm_up_again(file, name, store, generation, shown.path(place.layout) if shown else "")
 
 
 @command.command("prune")

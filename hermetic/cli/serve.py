@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+from types import ModuleType
 
 import click
 
@@ -42,15 +43,23 @@ class _Ways(click.Group):
 
 
 def _loaded(name: str) -> click.Command:
+    command: click.Command = imported(name).command
+    return command
+
+
+def imported(name: str) -> ModuleType:
+    """The module `name` of the command line, for which the extra `serve` may be needed.
+
+    Raises `HermeticError` (environment/extra-missing) without it.
+    """
     try:
-        command: click.Command = importlib.import_module(f"hermetic.cli.{name}").command
+        return importlib.import_module(f"hermetic.cli.{name}")
     except ModuleNotFoundError as error:
         if (error.name or "hermetic").partition(".")[0] == "hermetic":
             raise
         message = f"this way of serving needs the package that has the module {error.name}"
         hint = "pip install 'hermetic-engines[serve]'"
         raise HermeticError(Domain.ENVIRONMENT, "extra-missing", message, hint=hint) from error
-    return command
 
 
 def _insist_on_no_slip(name: str) -> None:

@@ -10,6 +10,7 @@ from hermetic.cli import console, options
 from hermetic.errors import EXIT_CODES, Domain, HermeticError
 from hermetic.llm.policy import Policy, PolicyFile
 from hermetic.llm.policy_reading import read_policy
+from hermetic.serve.policy.schemas import SchemaRegistry
 
 
 @click.group("policy")
@@ -39,7 +40,6 @@ def check(file: str, repository: str | None, as_json: bool) -> None:
 def _whole(found: PolicyFile) -> None:
     """The folders that it names must be there, and what is in them sound."""
     from hermetic.serve.policy.manifests import read_manifests
-    from hermetic.serve.policy.schemas import SchemaRegistry
 
     if found.policy.schemas is not None:
         SchemaRegistry.read(found.path(found.policy.schemas.folder))
