@@ -67,7 +67,7 @@ class Smoke(Stage):
     max_new_tokens: Positive = 64
     prefill: Positive = 512
     allow_repetition: bool = False
-    json_schema: str
+    json_schema: str = ""
     json_prompt: str = "Answer in JSON: which city is the capital of France, and how many inhabitants has it?"
     max_json_tokens: Positive = 128
 

@@ -54,7 +54,7 @@ def checkpoint() -> dict[str, bytes]:
     header = json.dumps({"weight": {"dtype": "BF16", "shape": [512, 512], "data_offsets": [0, 524288]}}).encode()
     model = {
         "architectures": ["Qwen3ForCausalLM"],
-        "vocab_size": 8,
+        "vocab_size": 512,  # the stand-in answers in bytes
         "hidden_size": 512,
         "num_hidden_layers": 2,
         "num_attention_heads": 8,
@@ -80,7 +80,7 @@ def test_a_config_is_locked_planned_and_built(hub: Hub, image: StandinImage, cli
     planned = cli("plan", "config.yaml", "--json", *chosen)
     assert planned.exit_code == 0, planned.stderr
     steps = [json.loads(line) for line in planned.lines]
-    assert [step["stage"] for step in steps] == ["tiny", "checkpoint", "engine"]
+    assert [step["stage"] for step in steps] == ["tiny", "checkpoint", "engine", "smoke"]
 
     built = cli("realise", "config.yaml", *chosen)
     assert built.exit_code == 0, built.stderr

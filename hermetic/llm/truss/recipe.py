@@ -15,6 +15,7 @@ from hermetic.llm.findings import Severity, raise_errors
 from hermetic.llm.lora import adapters
 from hermetic.llm.pytorch import PyTorchModel, arguments
 from hermetic.llm.quantise import calibration, quantise
+from hermetic.llm.smoke import Smoke
 from hermetic.llm.support import Target
 from hermetic.llm.tensorrt_llm import Engine, Manifest
 from hermetic.llm.truss.hardware import PRODUCTS
@@ -116,8 +117,10 @@ def _engine(plan: BuildPlan, image: Image, snapshot: Source, samples: Stage | No
         options=plan.engine,
     )
     more: dict[str, Any] = {"calibration": samples} if samples is not None else {}
-    manifest = Manifest(engine=engine, checkpoint=checkpoint, **more)
-    return {"checkpoint": checkpoint, "engine": engine, "manifest": manifest, "default": engine}
+    found: dict[str, object] = {"checkpoint": checkpoint, "engine": engine, "default": engine}
+    if "speculative_decoding_mode" not in engine.options:  # lookahead needs settings that the test does not give
+        found["smoke"] = more["smoke"] = Smoke(environment=image, engine=engine)
+    return found | {"manifest": Manifest(engine=engine, checkpoint=checkpoint, **more)}
 
 
 def _checkpoint(plan: BuildPlan, image: Image, snapshot: Source, samples: Stage | None) -> Stage:
