@@ -13,7 +13,6 @@ import checkpoints
 import pytest
 
 from hermetic.errors import Domain, HermeticError
-from hermetic.llm.findings import Severity
 from hermetic.llm.lint import RECIPES
 from hermetic.llm.starter.code import Call, Let, Text, module
 from hermetic.llm.starter.kinds import recipe
@@ -67,7 +66,7 @@ class TestEveryRecipe:
             file.write_text(recipe(asked))
             with locking():
                 found = list(RECIPES.run(load(str(file))))
-            assert [one.message for one in found if one.severity is not Severity.NOTE] == [], file.read_text()
+            assert {one.code for one in found} == ({"host-environment"} if kind == "aoti" else set()), file.read_text()
             written += 1
         assert domains <= {Domain.USAGE}
         assert written >= {"tensorrt-llm": 100, "tensorrt-llm-pytorch": 60, "openvino": 9, "aoti": 15}[kind]
@@ -191,7 +190,10 @@ class TestToTheEnd:
         assert (Path(done.lines[0]) / "openvino_model.xml").is_file()
 
     def test_tensorrt_llm(self, cli, hub: Hub, standin, shared: dict[str, str]) -> None:
-        words = ("--kind", "tensorrt-llm", "--gpu", "h100:2", "--quantisation", "int8_wo", "--name", "mine")
+        news = "".join(json.dumps({"article": f"Of news there are {number}."}) + "\n" for number in range(600))
+        data = hub.repository("abisee/cnn_dailymail", kind="dataset", licence="apache-2.0")
+        data.commit({"3.0.0/validation-00000-of-00001.jsonl": news.encode(), "3.0.0/train.jsonl": b""})
+        words = ("--kind", "tensorrt-llm", "--gpu", "h100:2", "--quantisation", "fp8", "--name", "mine")
         assert cli("init", MODELS["qwen3"], *words).exit_code == 0
         for verb in ("lock", "plan", "realise"):
             done = cli(verb, "mine.py", "--set", f"image={standin.reference}", env=shared)
