@@ -17,6 +17,7 @@ from hermetic.llm.policy_reading import read_policy
 from hermetic.serve.policy.events import log_of
 from hermetic.serve.readiness import SignOffs
 from hermetic.serve.triton_deployment import files_hash
+from hermetic.store import Store
 
 
 def read(folder: Path, text: str, name: str = "policy.toml") -> Policy:
@@ -223,3 +224,22 @@ def test_the_example_of_the_document(tmp_path: Path, repository: Path) -> None:
     assert read(tmp_path, example).canary.requests == 100
     unnamed = [name for name in Policy.model_fields if not re.search(rf"^(\[+)?{name}\b", example, re.MULTILINE)]
     assert unnamed == []
+
+
+def test_a_roll_back_with_a_bad_policy_changes_nothing(cli, tmp_path: Path, store_root: Path) -> None:
+    Store.open(store_root, create=True)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        assert cli("link", "qwen3", tmp_path / name, "--to", tmp_path / "links").exit_code == 0
+    (tmp_path / "policy.toml").write_text("policy = 2")
+    done = cli("profile", "rollback", "qwen3", "--policy", tmp_path / "policy.toml")
+    assert done.exit_code == 3
+    assert (tmp_path / "links" / "qwen3").resolve().name == "two"
+
+
+def test_the_setting_names_policies(cli, tmp_path: Path, store_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store.open(store_root, create=True)
+    (tmp_path / "policy.toml").write_text("policy = 2")
+    monkeypatch.setenv("HERMETIC_POLICIES", f"qwen3={tmp_path}/policy.toml other={tmp_path}/none.toml")
+    assert "error[recipe/policy-invalid]" in cli("profile", "rollback", "qwen3").stderr
+    assert "error[usage/unknown-profile]" in cli("profile", "rollback", "third").stderr
