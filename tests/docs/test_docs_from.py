@@ -73,7 +73,6 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
             "HF_ENDPOINT": hub.endpoint,
             "HOME": str(folder / "home"),
             "IMAGE": build_image(folder / "standin").reference,
-            "HERMETIC_STORE": str(folder / "store"),
             "PYTHON": sys.executable,
             "PYTHONPATH": str(REPOSITORY),
             **free_ports("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT"),
@@ -104,7 +103,7 @@ def test_the_page_can_be_followed(name: str, project: Path, machine: dict[str, s
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=project,
-        env=machine,
+        env=machine | {"HERMETIC_STORE": str(project.parent / "store")},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
