@@ -120,6 +120,8 @@ class TestRefusals:
             ({"name": "../escape"}, "bad-name", "../escape"),
             ({"config": "/no/such/config.json"}, "bad-config", "/no/such/config.json"),
             ({"kind": "aoti"}, "torch-missing", "virtual environment"),
+            ({"kind": "aoti", "gpu": "h100:2"}, "kind-and-gpu", "for one GPU, not for 2"),
+            ({"model": str(checkpoints.TINY), "gpu": "h100:3"}, "ranks-for-model", "attention heads"),
         ],
     )
     def test_what_cannot_be_is_said_with_what_can(self, asked: dict[str, str], reason: str, said: str) -> None:

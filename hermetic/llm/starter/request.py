@@ -80,15 +80,13 @@ def request(
     torch: str = "",
 ) -> Request:
     """Raises `HermeticError` (usage/…) for the first thing that is not known or cannot be: bad-model, bad-name,
-    bad-config, gpu-missing, gpu-unknown, kind-and-gpu, family-unknown, family-for-kind, quantisation-for-kind,
-    torch-missing, and the reasons of `hermetic.llm.support.refusals`.
+    bad-config, gpu-missing, gpu-unknown, kind-and-gpu, family-unknown, family-for-kind, ranks-for-model,
+    quantisation-for-kind, torch-missing, and the reasons of `hermetic.llm.support.refusals`.
     """
     local = os.path.isdir(model)
     if not local and not _HUB.fullmatch(model):
         raise _usage("bad-model", f"{model!r} is neither a folder nor a repository of a Hub", "OWNER/NAME, or a path")
-    settings = (
-        _config(config or os.path.join(model, "config.json"), needed=bool(config) or local) if config or local else {}
-    )
+    settings = _config(config or os.path.join(model, "config.json")) if config or local else {}
     found = family_of(model, family, settings)
     asked = Request(
         model=model,
@@ -102,11 +100,10 @@ def request(
         torch=torch,
     )
     _check_family(asked, settings)
+    _check_ranks(asked, settings)
     _check_quantisation(asked)
     if kind == "aoti" and not os.path.isfile(os.path.join(torch, "pyvenv.cfg")):
-        message = "the engine kind aoti needs a virtual environment with torch" + (
-            f", and {torch} is none" if torch else ""
-        )
+        message = f"the engine kind aoti needs a virtual environment with torch; {torch or 'none'} is given"
         raise _usage("torch-missing", message, "--torch DIR; docs/gpu.md says what it must have")
     return asked
 
@@ -163,6 +160,9 @@ def _on(kind: str, gpu: str) -> Accelerator:
     if kind == "openvino" and found.sm:
         hint = "--gpu cpu, or --kind tensorrt-llm"
         raise _usage("kind-and-gpu", f"the engine kind openvino runs on processors, not on {found.word}", hint)
+    if kind not in BACKENDS and found.count > 1:
+        message = f"an engine of the kind {kind} is for one GPU, not for {found.count}"
+        raise _usage("kind-and-gpu", message, f"--gpu {found.word}, or --kind tensorrt-llm")
     if kind in BACKENDS and not found.sm:
         hint = "--kind openvino, or --gpu h100"
         raise _usage("kind-and-gpu", f"the engine kind {kind} needs an NVIDIA GPU", hint)
@@ -205,6 +205,15 @@ def _check_family(asked: Request, settings: dict[str, object]) -> None:
         raise _usage("family-for-kind", message, hint)
 
 
+def _check_ranks(asked: Request, settings: dict[str, object]) -> None:
+    """Attention is split by heads, so as many GPUs as share them divide their number."""
+    heads, count = settings.get("num_attention_heads"), asked.gpu.count
+    if isinstance(heads, int) and heads % count:
+        able = ", ".join(str(number) for number in range(1, min(heads, 16) + 1) if heads % number == 0)
+        message = f"{heads} attention heads cannot be shared by {count} GPUs"
+        raise _usage("ranks-for-model", message, f"--gpu {asked.gpu.word}:N with N one of {able}")
+
+
 def _check_quantisation(asked: Request) -> None:
     able = QUANTISATIONS[asked.kind]
     if asked.quantisation not in able:
@@ -222,13 +231,13 @@ def cache_of(quantisation: str) -> str:
     return "fp8" if quantisation in ("fp8", "nvfp4") else "none"
 
 
-def _config(path: str, *, needed: bool) -> dict[str, object]:
+def _config(path: str) -> dict[str, object]:
     try:
         with open(path, encoding="utf-8") as stream:
             found = json.load(stream)
     except (OSError, ValueError) as error:
         raise _usage("bad-config", f"{path} cannot be read: {error}", "the config.json of the model") from error
-    if not isinstance(found, dict) or (needed and "architectures" not in found):
+    if not isinstance(found, dict) or "architectures" not in found:
         raise _usage("bad-config", f"{path} names no architectures", "the config.json of the model, not of an engine")
     return found
 
