@@ -2,8 +2,8 @@
 
 $ hermetic lock recipes/deepseek.py              asks the Hub; nobody has published the sizes of all its files
 $ hermetic plan recipes/deepseek.py
-$ hermetic realise recipes/deepseek.py           fetches 163 shards, checks them, compiles nothing; no GPU
-$ hermetic realise 'recipes/deepseek.py#model'   the same and a smoke test, on eight H200
+$ hermetic realise 'recipes/deepseek.py#model'   fetches 163 shards and checks them; compiles nothing
+$ hermetic realise recipes/deepseek.py           the same, a smoke test on eight H200, and what Triton loads
 
 There is no engine to build: TensorRT-LLM has a script that converts DeepSeek V2 in BF16, and none for V3 and R1, which
 only its PyTorch backend knows (examples/models/core/deepseek_v3 and contrib/deepseek_v2 in its repository). That one
@@ -50,6 +50,6 @@ model = PyTorchModel(
 
 smoke = Smoke(engine=model)
 
-repository = triton_repository(model)
+repository = triton_repository(model, smoke=smoke)
 
 default = repository

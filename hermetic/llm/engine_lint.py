@@ -11,12 +11,14 @@ from hermetic.llm import memory, tensorrt_llm
 from hermetic.llm.findings import Finding, Severity
 from hermetic.llm.origins import origins
 from hermetic.llm.quantise import Quantise
+from hermetic.llm.smoke import Smoke
 from hermetic.llm.support import FORMATS, Target, refusals
 from hermetic.llm.support.releases import contents, cuda_for, first_release, is_older
 from hermetic.llm.tensorrt_llm import Engine
+from hermetic.llm.triton import Repository
 from hermetic.recipe import Image, Recipe, Source, Stage
 
-__all__ = ["findings"]
+__all__ = ["findings", "untested"]
 
 _LAYOUT: Final = "NVIDIA/TensorRT-LLM builder.py, Engine.save: config.json and one rank<N>.engine for each rank"
 #: Model families by the names that their repositories begin with.
@@ -36,6 +38,28 @@ def findings(recipe: Recipe) -> Iterator[Finding]:
                 *_plan(engine),
             ):
                 yield _placed(found, engine, name)
+
+
+def untested(recipe: Recipe) -> Iterator[Finding]:
+    """Manifests and repositories that would exist although the recipe's own smoke test of the engine fails."""
+    tests: dict[Stage | Source, str] = {
+        test.engine: name for test, name in recipe.names.items() if isinstance(test, Smoke)
+    }
+    for stage, name in recipe.names.items():
+        if not isinstance(stage, tensorrt_llm.Manifest | Repository) or stage.engine not in tests:
+            continue
+        if not any(isinstance(one, Smoke) and one.engine is stage.engine for one in _needed(stage)):
+            message = f"it is made even if {tests[stage.engine]}, the smoke test of its engine, fails"
+            hint = f"smoke={tests[stage.engine]}"
+            yield _placed(Finding("published-untested", Severity.WARNING, "smoke", message, hint), stage, name)
+
+
+def _needed(stage: Stage) -> Iterator[Stage]:
+    """Everything that `stage` is made from."""
+    for item in stage.inputs_by_role().values():
+        if isinstance(item, Stage):
+            yield item
+            yield from _needed(item)
 
 
 def _image(engine: Engine) -> Iterator[Finding]:

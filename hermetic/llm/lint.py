@@ -33,4 +33,5 @@ def host_environments(recipe: Recipe) -> Iterator[Finding]:
 
 
 RECIPES(engine_lint.findings)
+RECIPES(engine_lint.untested)
 RECIPES(triton_lint.findings)

@@ -35,7 +35,8 @@ class Repository(Stage):
     How an engine is served follows from its kind: `openvino`, `tensorrt-llm` or `tensorrt-llm-pytorch`.
 
     `tokenizer` is a folder with ``tokenizer.json``; without it the engine's own is taken. With `manifest`, its digests
-    are those that the server's start insists on; without it the engine is read once more for them.
+    are those that the server's start insists on; without it the engine is read once more for them. With `smoke`, a
+    smoke test of the engine, there is no repository of one that fails; a manifest that was made so says the same.
 
     `max_seq_len` is the longest sequence in tokens, prompt and answer together, and `max_batch_size` how many are
     computed at once; 0 is all that the engine was made for (64 sequences for the kind `openvino`), and more is refused.
@@ -73,6 +74,7 @@ class Repository(Stage):
     engine: Input
     tokenizer: Input | None = None
     manifest: Input | None = None
+    smoke: Input | None = None
     max_seq_len: Annotated[int, Field(ge=0)] = 0
     max_batch_size: Annotated[int, Field(ge=0)] = 0
     kv_cache_gib: Positive = 1

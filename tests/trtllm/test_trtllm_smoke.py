@@ -103,6 +103,22 @@ def test_what_fails_is_not_published(recipe, cli) -> None:
     assert cli("realise", f"{file}#engine").exit_code == 100  # what a check refuses does not count as realised
 
 
+def test_what_is_published_without_the_test_is_said(tmp_path: Path, cli) -> None:
+    for name in ("checkpoint", "model"):
+        (tmp_path / name).mkdir()
+    reference = f"example.com/trtllm:1@sha256:{'0' * 64}"
+    (tmp_path / "recipe.py").write_text(
+        RECIPE.format(reference=reference)
+        + "untested = tensorrt_llm.Manifest(engine=engine)\n"
+        + "served = triton_repository(model)\nkept = triton_repository(model, smoke=model_smoke)\n"
+    )
+    found = [json.loads(line) for line in cli("lint", "recipe.py", "--json").lines]
+    assert [(one["where"], one["hint"]) for one in found if one["code"] == "published-untested"] == [
+        ("untested: smoke", "smoke=smoke"),
+        ("served: smoke", "smoke=model_smoke"),
+    ]
+
+
 class TestStage:
     ENVIRONMENT = Host(paths=("/bin/sh",))
 
