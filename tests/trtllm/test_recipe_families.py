@@ -154,7 +154,6 @@ class TestToTheEnd:
         checkpoints.write_safetensors(model / "model.safetensors", block)
         files = {path.name: path for path in model.iterdir()}
         hub.repository("deepseek-ai/DeepSeek-R1", licence="mit").commit(files | {"modeling_deepseek.py": b"code"})
-        build("deepseek", "model")
         deployment = read(build("deepseek") / "deployment.json")
         assert (deployment["kind"], deployment["world"]) == ("tensorrt-llm-pytorch", 8)
         assert deployment["limits"] == {"max_seq_len": 16384}

@@ -189,7 +189,7 @@ def _aoti(asked: Request) -> Iterator[Let]:
 
 
 def _served(engine: str, *, manifest: bool) -> Iterator[Let]:
-    fields: dict[str, Value] = {"manifest": Name("manifest")} if manifest else {}
+    fields: dict[str, Value] = {"manifest": Name("manifest")} if manifest else {"smoke": Name("smoke")}
     yield Let("repository", Call("triton_repository", (Name(engine),), fields), apart=True)
     yield Let("default", Name("repository"), apart=True)
 
