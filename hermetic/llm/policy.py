@@ -41,7 +41,7 @@ __all__ = [
 
 Action = Literal["reject", "alert"]
 Header = Literal["X-Engine-Hash", "X-Quantisation"]
-#: Seed 002: what requests must say.
+#: The serving guide: what requests must say.
 HEADERS: Final[tuple[Header, ...]] = ("X-Engine-Hash", "X-Quantisation")
 Statistic = Literal["mean", "p50", "p95", "p99", "max"]
 WindowMetric = Literal[
@@ -56,7 +56,7 @@ WindowMetric = Literal[
 Amount = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[Decimal, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
-#: The operations that are there without being listed, with the defaults of seed 002 and its provider's limits.
+#: The operations that are there without being listed, with the defaults of the serving guide and its provider's limits.
 OPERATIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "generate_json": {"temperature": Decimal(0), "max_tokens": 256, "guided": True},
     "rank_candidates": {"temperature": Decimal(0), "max_tokens": 1},

@@ -341,7 +341,7 @@ def in_place(machine: Machine, nix: Nix, consumer: Path, name: str, *options: st
 
 @pytest.mark.usefixtures("exported")
 class TestWithoutNixSandbox:
-    """``--option sandbox false``, as seed 001 builds: the builder makes itself a sandbox."""
+    """``--option sandbox false``, as the flake of docs/from/nix-flake.md builds: the builder makes itself a sandbox."""
 
     @pytest.mark.parametrize("name", ["sees", "hanging", "bench"])
     def test_built_again_it_is_the_same(self, name: str, machine: Machine, nix: Nix, consumer: Path) -> None:

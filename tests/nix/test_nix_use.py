@@ -44,7 +44,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class TestQuickStart:
-    """Seed 001's quick start as docs/nix.md has it, with the tiny engine in the large one's place."""
+    """The quick start as docs/nix.md has it, with the tiny engine in the large one's place."""
 
     def test_its_commands_one_after_the_other(self, machine: Machine) -> None:
         lines = [line.replace("qwen3-32b-engine", "tiny-engine") for line in commands("Quick start")]

@@ -1,4 +1,4 @@
-"""The policy of seed 002, for tests."""
+"""The policy of the serving guide, for tests."""
 
 from __future__ import annotations
 

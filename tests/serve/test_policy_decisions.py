@@ -1,4 +1,4 @@
-"""Each number of seed 002, at it and one over it."""
+"""Each number of the serving guide, at it and one over it."""
 
 from __future__ import annotations
 

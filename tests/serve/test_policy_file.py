@@ -162,7 +162,7 @@ DEPLOYMENT = {
 
 
 def test_check_beside_a_deployment(cli, tmp_path: Path) -> None:
-    """Seed 002's 6,000 tokens on an engine of 5,120."""
+    """The serving guide's 6,000 tokens on an engine of 5,120."""
     (tmp_path / "policy.toml").write_text(SEED)
     (tmp_path / "deployment.json").write_text(json.dumps(DEPLOYMENT))
     done = cli("serve", "policy", "check", tmp_path / "policy.toml", "--repository", tmp_path)

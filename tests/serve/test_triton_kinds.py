@@ -170,7 +170,7 @@ def steps(**first: Any) -> tuple[Step, ...]:
         (changed("postprocessing", inputs=(Tensor("TOKENS_BATCH", "INT32", (-1,)), *GOOD[2].inputs[1:])), "shape"),
         (changed("ensemble", steps=steps(model="other")), "there is no model other"),
         (changed("ensemble", steps=steps(inputs={})), "nothing feeds QUERY"),
-        # Seed 002 feeds text to the model that takes tokens.
+        # The serving guide feeds text to the model that takes tokens.
         (
             changed("ensemble", steps=(Step("tensorrt_llm", {"text_input": "text_input"}, {}),)),
             "tensorrt_llm: it has no input text_input",

@@ -59,7 +59,7 @@ thresholds:
 
 
 def test_a_policy_beside_a_recipe(cli, tmp_path: Path) -> None:
-    """Seed 002's 6,000 tokens on an engine that was built for 5,120."""
+    """The serving guide's 6,000 tokens on an engine that was built for 5,120."""
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "config.json").touch()
     (tmp_path / "recipe.py").write_text(RECIPE)
@@ -123,7 +123,7 @@ def test_reuse_of_a_cache_that_the_engine_was_not_built_for_and_a_plan_for_an_en
 
 
 def test_three_numbers_for_one_delay(cli, tmp_path: Path) -> None:
-    """Seed 002: 3000 µs in config.pbtxt, 2500 until an alert, 1500 as the service level."""
+    """The serving guide: 3000 µs in config.pbtxt, 2500 until an alert, 1500 as the service level."""
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "config.json").touch()
     (tmp_path / "recipe.py").write_text(RECIPE.replace("queue_delay_us=2500", "queue_delay_us=3000"))

@@ -91,7 +91,7 @@ class TestContradictions:
         assert (code, found["severity"], found["code"]) == (0, "warning", "unsure-option")
 
     def test_a_blackwell_card_on_the_guide_s_cuda(self, lint) -> None:
-        """Seed 000: an RTX 5090 with CUDA 12.4 and driver 555."""
+        """The build guide: an RTX 5090 with CUDA 12.4 and driver 555."""
         gpu = '{}, gpu=Gpu("NVIDIA GeForce RTX 5090", memory_gib=32, sm="12.0")'
         code, (found,) = lint("tritonserver:24.12-trtllm-python-py3", "0.16.0", options=gpu)
         assert (code, found["code"], found["where"]) == (3, "gpu-and-image", "engine: gpu")

@@ -25,14 +25,14 @@ __all__ = [
     "defaults_of",
 ]
 
-#: What a breach is called in events and metrics, as seed 002's provider has it.
+#: What a breach is called in events and metrics, as the serving guide's provider has it.
 REASONS: Final[Mapping[str, str]] = {
     "max_prompt_tokens": "token_budget",
     "max_tokens": "token_budget",
     "max_cost_usd": "cost_budget",
     "max_queue_delay_us": "queue_delay",
 }
-#: What seed 002 calls a request that is too long.
+#: What the serving guide calls a request that is too long.
 TOKEN_BUDGET: Final = "token_budget_overrun"  # noqa: S105
 
 
@@ -47,7 +47,7 @@ class Identity:
 
     @property
     def headers(self) -> dict[str, str]:
-        """By the names of seed 002: what requests must say, and every answer says."""
+        """By the names of the serving guide: what requests must say, and every answer says."""
         return {"X-Engine-Hash": self.engine_hash, "X-Quantisation": self.quantisation}
 
 

@@ -1,6 +1,6 @@
 """The log of what a deployment went through: one JSON line each, in a file that only grows, and on stderr.
 
-The five governance events have the names of seed 002's repository (governance/event_log.py).
+The five governance events have the names of the serving guide's repository (governance/event_log.py).
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def _sum(timings: Iterable[Timings], of: Callable[[Timings], int | None]) -> int
 def request_line(
     figures: Figures, admitted: Admitted, outcome: Outcome, breaches: Sequence[Breach], more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The fields of ``llm.request``, as seed 002's provider logs them; never any text of prompt or answer."""
+    """The fields of ``llm.request``, as the serving guide's provider logs them; never any text of prompt or answer."""
     passed = {one.reason for one in breaches}
     return {
         **more,

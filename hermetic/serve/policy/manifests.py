@@ -1,6 +1,6 @@
 """Prompt runtime manifests: what the templates of an application were made and evaluated for.
 
-Module 6 of seed 002 consumes them; a deployment is ready only if the manifest for its engine names the very engine,
+Reviewers go by them; a deployment is ready only if the manifest for its engine names the very engine,
 tokenizer and thresholds that it serves with.
 """
 

@@ -1,4 +1,4 @@
-"""What is counted of each request, under seed 002's names, for OpenTelemetry and for Prometheus' ``/metrics``.
+"""What is counted of each request, under the serving guide's names, for OpenTelemetry and for Prometheus' ``/metrics``.
 
 OpenTelemetry's API alone records nothing; what is installed and set up beside it (``opentelemetry-instrument``) does.
 """
