@@ -110,7 +110,7 @@ def _architectures(engine: Engine) -> Iterator[tuple[str, str]]:
 
 
 def _plan(engine: Engine) -> Iterator[Finding]:
-    """Seed 000's ``.plan``: an engine is a folder."""
+    """The build guide's ``.plan``: an engine is a folder."""
     name = engine.name or ""
     if name.endswith(".plan"):
         message = f"{name} is called like a file, and TensorRT-LLM writes a folder: config.json, rank0.engine and so on"
