@@ -101,4 +101,9 @@ def _before_dashes(words: list[str]) -> list[str]:
 def documents(repository: Path) -> list[Path]:
     """What tells people how to use it. Decision records tell what was, so they are not among them."""
     folder = repository / "docs"
-    return [repository / "README.md", *sorted(folder.glob("*.md")), *sorted((folder / "from").glob("*.md"))]
+    return [
+        repository / "README.md",
+        repository / "deploy" / "README.md",
+        *sorted(folder.glob("*.md")),
+        *sorted((folder / "from").glob("*.md")),
+    ]
