@@ -38,6 +38,8 @@ let
     UMask = "0077";
   };
   common = {
+    Type = "notify"; # a service is there once it answers
+    TimeoutStartSec = 1800; # wheels are brought once, and large engines read
     Restart = "on-failure";
     User = cfg.user;
     Group = cfg.group;

@@ -15,6 +15,7 @@ from hermetic.cli.serving import Prepared
 from hermetic.cli.serving_policy import governed, hooks_of
 from hermetic.errors import Domain, HermeticError
 from hermetic.serve.canary import CANDIDATE
+from hermetic.serve.notify import tell_ready
 from hermetic.serve.openai.app import Proxy
 from hermetic.serve.openai.engine import Engine
 from hermetic.serve.openai.server import listening
@@ -131,7 +132,7 @@ async def answering(proxy: Proxy, ends: list[asyncio.Future[Any]], ready: Callab
 
 
 def announce(proxy: Proxy, *, as_json: bool, **more: Any) -> None:
-    """Say where it listens."""
+    """Say where it listens, to systemd too."""
     engine, settings = proxy.engines[""], proxy.settings
     if as_json:
         said = {"event": "ready", "model": engine.model, "host": settings.host, "port": settings.port, **more}
@@ -139,3 +140,4 @@ def announce(proxy: Proxy, *, as_json: bool, **more: Any) -> None:
     else:
         console.data(f"http://{settings.host}:{settings.port}/v1")
         console.note(f"{engine.model} is answered at http://{settings.host}:{settings.port}/v1")
+    tell_ready()

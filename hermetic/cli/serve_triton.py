@@ -18,6 +18,7 @@ from hermetic.errors import Domain, HermeticError
 from hermetic.serve.launch import Served, Settings, serving
 from hermetic.serve.launch_ports import Ports
 from hermetic.serve.launch_signals import stopping
+from hermetic.serve.notify import tell_ready
 
 _PORT = click.IntRange(1, 65535)
 F = TypeVar("F", bound=Callable[..., object])
@@ -124,6 +125,7 @@ def _announce(server: Served, *, as_json: bool) -> None:
     else:
         console.data(f"http://{host}:{ports.http}")
         console.note(f"{server.subject.name} is ready: HTTP {ports.http}, gRPC {ports.grpc}, metrics {ports.metrics}")
+    tell_ready()
 
 
 def _show(chunk: bytes) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nix_machine import Nix, run_nix
+from nix_machine import Nix, locked, run_nix
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -37,8 +37,6 @@ UNITS = ("hermetic-triton", "hermetic-openai")
 @pytest.fixture(scope="module")
 def units(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with both units, as NixOS writes them, but with a program that is there."""
-    from nix_machine import locked
-
     folder = tmp_path_factory.mktemp("module")
     locked(nix.flake, folder / "checkout", nix.root, nix.standin)
     done = run_nix(nix.root, "eval", "--json", "--expr", EXPRESSION % (folder / "checkout"), "--impure")
@@ -101,5 +99,5 @@ def test_bubblewrap_works_in_them(units: Path) -> None:
 
 def test_they_are_given_what_the_programs_read(units: Path) -> None:
     text = (units / "hermetic-triton.service").read_text()
-    for line in ('"TRTLLM_ENGINE_PATH=/nix/store/an-engine"', "ProtectSystem=strict", "NoNewPrivileges=true"):
+    for line in ('"TRTLLM_ENGINE_PATH=/nix/store/an-engine"', "ProtectSystem=strict", "Type=notify"):
         assert line in text
