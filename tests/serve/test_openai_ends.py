@@ -7,6 +7,8 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +28,7 @@ def asking(api: Api, **more: Any) -> Iterator[socket.socket]:
     """A request that has been sent, to be read from, and closed on the way out without a word."""
     said = {"model": MODEL, "messages": QUESTION, "temperature": 0, "stream": True} | more
     body = json.dumps(said).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", api.port), timeout=120) as connection:
         connection.sendall(head.encode() + body)
         yield connection
@@ -141,11 +143,36 @@ def test_a_kill_leaves_nothing(tiny: Tiny) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_answers_that_run_come_to_their_end(tiny: Tiny, number: signal.Signals) -> None:
+@pytest.mark.parametrize("moment", ["loading: tensorrt_llm", "Started Metrics Service"])
+def test_a_kill_while_it_starts_leaves_nothing(tiny: Tiny, moment: str) -> None:
+    http, grpc, metrics, port = map(str, triton_kit.free_ports(4))
+    ports = ("--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics, "--port", port)
+    command = [sys.executable, "-m", "hermetic", "serve", str(triton_kit.RECIPE), *ports]
+    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=triton_kit.environment(), **pipes) as process:
+        assert any(moment in line for line in process.stderr)  # type: ignore[union-attr]  # it is a pipe
+        assert inside(int(http))
+        process.kill()
+        while left := inside(int(http)):  # whoever is there now has no parent that could start another
+            for one in left:
+                assert select.select([one], [], [], 60)[0], "it lives on"
+                os.close(one)
+
+
+@pytest.mark.slow
+def test_a_port_in_use(api: Api, tiny: Tiny) -> None:
+    """Said before Triton is started."""
+    done = triton_kit.hermetic("serve", triton_kit.RECIPE, "--port", str(api.port))
+    assert done.returncode == 8
+    assert f"error[busy/port-in-use]: port {api.port} (API) of 127.0.0.1 is taken by" in done.stderr
+    assert "another --port" in done.stderr
+
+
+@pytest.mark.slow
+def test_answers_that_run_come_to_their_end(tiny: Tiny) -> None:
     with everything() as api, asking(api, min_tokens=400, max_tokens=400) as connection:
         until(connection, b'"content":"A"')
-        api.process.send_signal(number)
+        api.process.send_signal(signal.SIGTERM)
         rest = until(connection, b"[DONE]")
         assert rest.count(b'"content"') > 300
         assert b'"finish_reason":"length"' in rest
@@ -153,19 +180,11 @@ def test_answers_that_run_come_to_their_end(tiny: Tiny, number: signal.Signals) 
 
 
 @pytest.mark.slow
-def test_a_full_house_and_a_deadline(tiny: Tiny) -> None:
-    with everything("--concurrent", "1", "--queue", "1", "--queue-seconds", "0.2", "--deadline", "1") as api:
+def test_a_deadline(tiny: Tiny) -> None:
+    with everything("--concurrent", "1", "--deadline", "1") as api:
         with asking(api, **LONG) as connection:
-            until(connection, b'"content":"A"')
-            status, headers, data = api.ask("POST", "/v1/chat/completions", chat())
-            assert (status, headers["retry-after"]) == (429, "1")
-            assert json.loads(data)["error"]["code"] == "server_busy"
-            with asking(api, **LONG), ThreadPoolExecutor(2) as pool:
-                several = list(pool.map(lambda _: api.chat()[0], range(2)))
-            assert set(several) == {429}
-            rest = until(connection, b"[DONE]")
-        assert b'"code": "timeout"' in rest
+            assert b'"code": "timeout"' in until(connection, b"[DONE]")
         assert api.chat(n=2)[1]["error"]["code"] == "too_many_answers"
         status, said = api.chat(**LONG)
         assert (status, said["error"]["code"]) == (504, "timeout")
-        assert api.chat(max_tokens=2)[0] == 200
+        assert metric(api, "hermetic_proxy_running_answers") == 0

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,11 @@ def inside(port: int) -> list[int]:
     mine = {pid for pid in known if f"--http-port={port}".encode() in read(pid, "cmdline")}
     while more := {pid for pid in known - mine if parent(pid) in mine}:
         mine |= more
-    return [os.pidfd_open(pid) for pid in mine]
+    found = []
+    for pid in mine:
+        with suppress(ProcessLookupError):  # it has gone meanwhile
+            found.append(os.pidfd_open(pid))
+    return found
 
 
 def read(pid: int, name: str) -> bytes:

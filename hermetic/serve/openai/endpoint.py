@@ -62,7 +62,8 @@ class Endpoint:
 
     async def _in_time(self, reading: Awaitable[bytes]) -> bytes:
         try:
-            return await asyncio.wait_for(reading, self._deadline_s)
+            async with asyncio.timeout(self._deadline_s):
+                return await reading
         except TimeoutError:
             message = f"the request did not come within {self._deadline_s:g} s"
             raise ApiError(408, "request_timeout", message, headers={"Connection": "close"}) from None

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
+from typing import Final
 
 import uvicorn
 
@@ -13,6 +14,10 @@ from hermetic.serve.launch_ports import insist_on_free
 from hermetic.serve.openai.app import Proxy
 
 __all__ = ["listening"]
+
+
+#: Longer than clients keep a connection that they do not use, so that none asks one that is about to be closed.
+_KEEP_ALIVE_S: Final = 75
 
 
 class _Server(uvicorn.Server):
@@ -45,6 +50,8 @@ async def listening(proxy: Proxy) -> AsyncIterator[asyncio.Task[None]]:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=settings.drain_s,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        http="httptools",
         lifespan="on",
         ws="none",
     )

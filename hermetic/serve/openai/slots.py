@@ -45,7 +45,8 @@ class Slots:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((weight, turn))
         try:
-            await asyncio.wait_for(asyncio.shield(turn), self._wait_s)
+            async with asyncio.timeout(self._wait_s):  # wait_for of Python 3.11 may lose a cancellation
+                await turn
         except TimeoutError:
             self._leave(weight, turn)
             raise _busy(f"no room within {self._wait_s:g} s") from None
@@ -54,18 +55,18 @@ class Slots:
             raise
 
     def _leave(self, weight: int, turn: asyncio.Future[None]) -> None:
-        if turn.done():
+        if not turn.cancelled():
             self.taken -= weight  # it was let in at the very moment
-        else:
+        elif (weight, turn) in self._queue:
             self._queue.remove((weight, turn))
-            turn.cancel()
         self._admit()
 
     def _admit(self) -> None:
-        while self._queue and self.taken + self._queue[0][0] <= self.capacity:
+        while self._queue and (self._queue[0][1].done() or self.taken + self._queue[0][0] <= self.capacity):
             weight, turn = self._queue.popleft()
-            self.taken += weight
-            turn.set_result(None)
+            if not turn.done():
+                self.taken += weight
+                turn.set_result(None)
 
 
 def _busy(why: str) -> ApiError:

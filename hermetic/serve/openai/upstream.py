@@ -52,7 +52,7 @@ _TIMES: Final = {
 _OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 200),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
 )
@@ -108,7 +108,7 @@ class Upstream:
     async def close(self) -> None:
         await self._channel.close()
 
-    async def ready(self, within_s: float = 1.0) -> bool:
+    async def ready(self, within_s: float = 1.5) -> bool:
         """Whether Triton and the model answer; a Triton that has just come back is waited for."""
         waiting = {"timeout": within_s, "wait_for_ready": True}
         try:
