@@ -150,6 +150,11 @@ CONSUMER = """\
       packages.x86_64-linux = made.fromRecipe { export = ./trial.nix.json; root = ./.; } // {
         bench = made.mkEngine { name = "tiny"; hfModel = ./model; maxBatchSize = 4; };
         gpu = made.mkEngine { name = "tiny"; hfModel = ./model; gpu = %s; };
+        hub = made.mkHfModel { hfModel = "Qwen/Qwen3-32B"; };
+        named = made.mkEngine { name = "named"; hfModel = "Qwen/Qwen3-32B"; quantization = "NVFP4"; };
+        repository = made.mkTritonRepo { engine = ./model; maxBatchSize = 2; };
+        tokenizer = made.mkTritonServerRuntime { name = "named"; tokenizerModel = "Qwen/Qwen3-32B"; };
+        unpinned = made.mkHfModel { hfModel = "somebody/a-model"; };
         server = made.mkTritonServerRuntime { name = "tiny"; manifest = ./manifest; };
         relaxed = made.relaxed.mkEngine { name = "tiny"; hfModel = ./model; gpu = %s; };
       };
@@ -268,6 +273,16 @@ class TestSandbox:
         _, done = nix.build(stage, flake=consumer, prefix="hermetic/", ok=False)
         assert done.exit_code != 0
         assert error in done.stderr
+
+    @pytest.mark.parametrize("name", ["hub", "named", "repository", "tokenizer"])
+    def test_the_documented_functions_evaluate(self, name: str, nix: Nix, consumer: Path) -> None:
+        """Models by the name that a lock file pins: what they fetch is fixed, and lies where Nix cannot ask here."""
+        shown = nix("show-derivation", "-r", f"path:{consumer}#{name}", prefix="hermetic/").stdout
+        assert name == "repository" or '"outputHashAlgo": "sha256"' in shown
+
+    def test_a_model_that_no_lock_pins_is_refused(self, nix: Nix, consumer: Path) -> None:
+        done = nix("show-derivation", f"path:{consumer}#unpinned", prefix="hermetic/", ok=False)
+        assert "hf://somebody/a-model@main is not locked" in done.stderr
 
     def test_a_manifest_in_nix_store_vouches_for_an_engine_elsewhere(
         self, nix: Nix, consumer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
