@@ -50,7 +50,7 @@ def errors(tmp_path: Path, text: str) -> list[HermeticError]:
 
 def test_weights_that_are_only_converted(tmp_path: Path) -> None:
     made = recipe(tmp_path, "tensor_parallel_count: 2", accelerator='"H100:2"')
-    assert list(made.stages) == ["checkpoint", "engine", "manifest"]
+    assert list(made.stages) == ["checkpoint", "engine", "smoke", "manifest"]
     checkpoint, engine = made.stages["checkpoint"], made.stages["engine"]
     assert isinstance(checkpoint, Convert)
     assert isinstance(engine, Engine)
