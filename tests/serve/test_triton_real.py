@@ -325,7 +325,7 @@ def test_a_signal_while_it_starts_leaves_nothing(tiny: Tiny, moment: str, number
     assert inside(port) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_requests_that_run_come_to_their_end(tiny: Tiny, number: signal.Signals) -> None:
     with serving(triton_kit.RECIPE) as server, triton.InferenceServerClient(server.grpc) as client:
         stream = Stream(client, [1, 2, 3], 500, min_tokens=("INT32", [500]))
@@ -337,6 +337,7 @@ def test_requests_that_run_come_to_their_end(tiny: Tiny, number: signal.Signals)
         assert server.process.wait() == 0
 
 
+@pytest.mark.slow
 def test_a_client_that_never_goes_does_not_hold_the_server(tiny: Tiny) -> None:
     with serving(triton_kit.RECIPE, "--drain", "0") as server, triton.InferenceServerClient(server.grpc) as client:
         Stream(client, [1, 2, 3], 4).all()

@@ -74,6 +74,7 @@ def test_an_engine_and_its_manifest(recipe: str, cli, image: StandinImage) -> No
     assert cli("inspect", engine, "--json").exit_code == 0
 
 
+@pytest.mark.slow
 def test_an_option_rebuilds_the_engine_and_what_follows(recipe: str, cli) -> None:
     cli("realise", recipe)
     steps = [json.loads(line) for line in cli("plan", recipe, "--set", "batch=8", "--json").lines]

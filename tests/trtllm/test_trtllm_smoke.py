@@ -91,6 +91,7 @@ def test_a_checkpoint_of_the_pytorch_kind(recipe, cli) -> None:
     assert "an answer of the STAND-IN." in cli("run", f"{file}#model", "Who are you?").stdout
 
 
+@pytest.mark.slow
 def test_what_fails_is_not_published(recipe, cli) -> None:
     file = recipe("bad")
     result = cli("realise", f"{file}#repository")
