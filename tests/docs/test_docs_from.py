@@ -72,6 +72,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         yield dict(os.environ) | {
             "HF_ENDPOINT": hub.endpoint,
             "HOME": str(folder / "home"),
+            # One for all pages, which share images, environments and stages: a page must not show what is new in it.
+            "HERMETIC_STORE": str(folder / "store"),
             "IMAGE": build_image(folder / "standin").reference,
             "PYTHON": sys.executable,
             "PYTHONPATH": str(REPOSITORY),
@@ -103,7 +105,7 @@ def test_the_page_can_be_followed(name: str, project: Path, machine: dict[str, s
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=project,
-        env=machine | {"HERMETIC_STORE": str(project.parent / "store")},
+        env=machine,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
