@@ -35,7 +35,7 @@ class _Ways(click.Group):
         if any(one in WAYS for one in args[:1]):
             return super().resolve_command(ctx, args)
         _insist_on_no_slip(args[0])
-        return ctx.info_name, _loaded("serve_all"), args
+        return "", _loaded("serve_all"), args
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
