@@ -13,7 +13,8 @@ from hermetic.cli.serving import Prepared, Wish, prepared
 from hermetic.cli.serving_policy import governed
 from hermetic.errors import Domain, HermeticError
 from hermetic.llm.policy import PolicyFile
-from hermetic.serve.launch import Settings, serving
+from hermetic.serve.launch import serving
+from hermetic.serve.launch_command import Settings
 from hermetic.serve.launch_ports import Ports
 from hermetic.serve.openai.app import Proxy
 from hermetic.serve.openai.engine import Engine

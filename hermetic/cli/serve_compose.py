@@ -60,7 +60,7 @@ def _deployed(found: Prepared, target: str, image: str, out: Path, given: dict[s
         engine=engine,
         tokenizer=tokenizer,
         repository=os.path.abspath(out / "model-repository"),
-        world=deployment.world,
+        world=deployment.processes,
         gpus=gpus,
         settings=settings_of(given),
         image=image,

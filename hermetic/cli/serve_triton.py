@@ -15,7 +15,8 @@ from hermetic.cli import console, options
 from hermetic.cli.link import default_folder
 from hermetic.cli.serving import Prepared, Wish, prepared
 from hermetic.errors import Domain, HermeticError
-from hermetic.serve.launch import Served, Settings, serving
+from hermetic.serve.launch import Served, serving
+from hermetic.serve.launch_command import Settings
 from hermetic.serve.launch_ports import Ports
 from hermetic.serve.launch_signals import stopping
 from hermetic.serve.notify import tell_ready

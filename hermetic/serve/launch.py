@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from hermetic.canonical import encode
@@ -25,12 +25,13 @@ from hermetic.sandbox import abi, runner
 from hermetic.sandbox.environments import EnvironmentMounts, identify
 from hermetic.sandbox.plan import LaunchPlan, Limits, Mount
 from hermetic.sandbox.runner import Exit
+from hermetic.serve.launch_command import Settings
 from hermetic.serve.launch_libpython import with_libpython
-from hermetic.serve.launch_ports import Ports, insist_on_free
+from hermetic.serve.launch_ports import insist_on_free
 from hermetic.serve.triton_deployment import Deployment, read_deployment, verify
 from hermetic.store import Run
 
-__all__ = ["Served", "Settings", "Subject", "launcher_of", "lay_out_repository", "serving"]
+__all__ = ["Served", "Subject", "launcher_of", "lay_out_repository", "serving"]
 
 _PROGRAMS: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "llm", "programs")
 #: The last thing that Triton says before it answers; the others are up by then, and all models loaded.
@@ -47,16 +48,6 @@ class Subject:
     repository: str
     engine: str
     tokenizer: str
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How. `drain_s` is how long requests that run may take to end once the server is told to stop, in seconds."""
-
-    host: str = "127.0.0.1"
-    ports: Ports = field(default_factory=Ports)
-    drain_s: int = 30
-    shm_mb: int = 1024
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,9 @@ from typing import Any, Final
 import yaml
 
 from hermetic.errors import Domain, HermeticError
-from hermetic.recipe.image_reference import parse_reference
-from hermetic.serve.launch import Settings
+from hermetic.serve.launch_command import Settings, command, pinned
 
-__all__ = ["FORMATS", "Deployed", "command", "files"]
+__all__ = ["FORMATS", "Deployed", "files"]
 
 _IN: Final = "/build/in"
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123, which Kubernetes insists on
@@ -28,7 +27,8 @@ _START_S: Final = 1800  # a 70 GB engine from a slow disk
 @dataclass(frozen=True)
 class Deployed:
     """What is deployed: folders as they are called where it will run, the image's name with its digest, the number of
-    GPUs (0: none), and the settings of the server. `program` and `target` are what systemd starts.
+    processes of Triton (`world`) and of GPUs (0: none), and the settings of the server. `program` and `target` are what
+    systemd starts.
     """
 
     name: str
@@ -58,39 +58,10 @@ def files(kind: str, deployed: Deployed) -> dict[str, str]:
     return FORMATS[kind](deployed)
 
 
-def command(world: int, settings: Settings, host: str) -> list[str]:
-    """The command line of Triton in an image: under MPI, one process for each rank of which the first answers."""
-    ports = settings.ports
-    ranks = []
-    for rank in range(world):
-        line = ["tritonserver", f"--model-repository={_IN}/repository/repository", "--disable-auto-complete-config"]
-        line += [f"--backend-config=python,shm-region-prefix-name=rank{rank}_"]
-        for name, port in vars(ports).items():
-            line += [f"--{name}-address={host}", f"--{name}-port={port}"]
-        line += [f"--exit-timeout-secs={settings.drain_s}"]
-        line += ["--model-control-mode=explicit", "--load-model=tensorrt_llm"] if rank else []
-        ranks.append(["-n", "1", *line])
-    if world == 1:
-        return ranks[0][2:]
-    between = [word for rank in ranks for word in (*rank, ":")]
-    return ["mpirun", "--allow-run-as-root", *between[:-1]]
-
-
-def _pinned(deployed: Deployed) -> str:
-    try:
-        digest = parse_reference(deployed.image).digest
-    except ValueError as error:
-        raise HermeticError(Domain.USAGE, "image-not-pinned", f"image {deployed.image!r}: {error}") from error
-    if not digest:
-        message = f"image {deployed.image!r} is not named by its digest, so another may be started tomorrow"
-        raise HermeticError(Domain.USAGE, "image-not-pinned", message, hint="--image NAME@sha256:...")
-    return deployed.image
-
-
 def _compose(deployed: Deployed) -> dict[str, str]:
     settings, ports = deployed.settings, deployed.settings.ports
     service: dict[str, Any] = {
-        "image": _pinned(deployed),
+        "image": pinned(deployed.image),
         "command": command(deployed.world, settings, "0.0.0.0"),  # noqa: S104  # published below, on one address
         "ports": [f"{settings.host}:{port}:{port}" for port in vars(ports).values()],
         "volumes": [
@@ -154,7 +125,7 @@ def _pod(deployed: Deployed) -> dict[str, Any]:
     ]
     container: dict[str, Any] = {
         "name": "triton",
-        "image": _pinned(deployed),
+        "image": pinned(deployed.image),
         "command": command(deployed.world, settings, "0.0.0.0"),  # noqa: S104  # of the pod
         "ports": [{"name": name, "containerPort": port} for name, port in vars(settings.ports).items()],
         "startupProbe": _probe("ready", 5, _START_S // 5),

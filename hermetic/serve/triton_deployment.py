@@ -28,7 +28,7 @@ class Deployment:
     `models` are the names in the repository, `tensors` the release whose names their tensors have. `engine_hash` and
     `tokenizer_hash` (``blake3:…``) stand for all `engine_files` and `tokenizer_files`, whose ``blake3`` and ``size``
     (bytes) are by their path in the folder. `tokenizer_folder` is where in the engine the tokenizer lies, if it has no
-    folder of its own; `world` is the number of processes, each with a GPU of its own.
+    folder of its own; `world` is the number of ranks, each with a GPU of its own.
     """
 
     kind: str
@@ -42,6 +42,13 @@ class Deployment:
     tokenizer_files: Digests
     world: int = 1
     tokenizer_folder: str = ""
+
+    @property
+    def processes(self) -> int:
+        """Of Triton. The LLM API starts its other ranks itself: its guide launches one server whatever the model's
+        tensor parallelism (triton-inference-server/tensorrtllm_backend, docs/llmapi.md).
+        """
+        return 1 if self.kind == "tensorrt-llm-pytorch" else self.world
 
 
 def read_deployment(folder: str | os.PathLike[str]) -> Deployment:

@@ -14,8 +14,8 @@ import yaml
 from triton_kit import RECIPE, Tiny, hermetic
 
 from hermetic.errors import Domain, HermeticError
-from hermetic.serve.launch import Settings
-from hermetic.serve.launch_files import FORMATS, Deployed, command, files
+from hermetic.serve.launch_command import Settings, command
+from hermetic.serve.launch_files import FORMATS, Deployed, files
 from hermetic.serve.launch_ports import Ports
 
 IMAGE = f"registry.example.com/tritonserver@sha256:{'ab' * 32}"
