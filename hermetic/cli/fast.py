@@ -101,11 +101,11 @@ def _path(_: dict[str, Any], root: str, found: Remembered) -> tuple[str, str]:
 
 
 def _plan(_: dict[str, Any], root: str, found: Remembered) -> tuple[str, str] | None:
-    from hermetic.cli import plan_text
+    from hermetic.cli import plan_text, settings
     from hermetic.store import peek
 
-    if not peek.is_sure(root):
-        return None
+    if not peek.is_sure(root) or settings.find("images") is not None:
+        return None  # an organisation may refuse what is to be built
     graph = found.graph()
     in_place = _looked_up(graph.keys, graph.outputs, graph.needs, [key for key, _ in found.wanted], root)
     fetching = sum(graph.fetches[number] for number, there in in_place.items() if not there and number in graph.fetches)

@@ -30,7 +30,7 @@ def command(context: click.Context, reference: str, sets: tuple[str, ...], as_js
 
     The exit code is 3 if there is an error, and 0 if there are only warnings and notes.
     """
-    found = _truss(reference) if reference.endswith((".yaml", ".yml")) else _recipe(reference, sets, policy)
+    found = _truss(reference, sets) if reference.endswith((".yaml", ".yml")) else _recipe(reference, sets, policy)
     for finding in found:
         if as_json:
             console.json_line(finding.document())
@@ -43,10 +43,12 @@ def command(context: click.Context, reference: str, sets: tuple[str, ...], as_js
         context.exit(EXIT_CODES[Domain.RECIPE])
 
 
-def _truss(file: str) -> list[Finding]:
+def _truss(file: str, sets: tuple[str, ...]) -> list[Finding]:
+    from hermetic.llm.findings import errors_of
     from hermetic.llm.truss.lint import lint
 
-    return lint(file)
+    found = lint(file)
+    return found if errors_of(found) else [*found, *approved.lint_config(file, options.overrides(sets))]
 
 
 def _recipe(reference: str, sets: tuple[str, ...], policy: str | None) -> list[Finding]:

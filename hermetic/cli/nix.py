@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hermetic.cli import console, options
+from hermetic.cli import approved, console, options
 from hermetic.errors import Domain, HermeticError
 
 
@@ -29,10 +29,14 @@ def export(reference: str, sets: tuple[str, ...], out: str | None, check_: bool)
     """
     from hermetic.cli.realise import indexes
     from hermetic.nix.export import document, export_path, text
+    from hermetic.recipe import Memo, load
 
+    overrides, memo = options.overrides(sets), Memo()
+    if approved.configured() is not None:
+        approved.refuse_stages(load(reference, overrides, memo=memo).names, testing=False)
     path = out or export_path(reference)
     old = _read(path)
-    new = text(document(reference, options.overrides(sets), before=_parsed(old), indexes=indexes()))
+    new = text(document(reference, overrides, before=_parsed(old), indexes=indexes(), memo=memo))
     if new == old:
         console.note(f"{path} is as it was")
         return

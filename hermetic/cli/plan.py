@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hermetic.cli import console, options, plan_text
+from hermetic.cli import approved, console, options, plan_text
 from hermetic.cli.common import Opened, opened
 from hermetic.digest import Key
 from hermetic.realise.forecast import Disk, Expected, disk, forecast
@@ -23,6 +23,7 @@ def command(reference: str, sets: tuple[str, ...], store: str | None, as_json: b
     Times and sizes are those of the last build of a stage of the same name in this store.
     """
     session = opened(reference, sets, store)
+    approved.refuse(session, testing=True)  # nothing is built here, so one in test is only said
     if commands:
         show_commands(session)
     else:

@@ -54,10 +54,10 @@ def command(
     the earlier result. Checks of the stage (its smoke test) must succeed before it counts.
     """
     session = opened(reference, sets, store)
+    approved.refuse(session, testing=test_images)
     if dry_run:
         _dry_run(session, as_json=as_json)
         return
-    approved.refuse(session, testing=test_images)
     chosen = Options(
         jobs=jobs or _jobs(),
         keep_failed=keep_failed,

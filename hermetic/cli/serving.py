@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from hermetic.cli import console, settings
+from hermetic.cli import approved, console, settings
 from hermetic.cli.common import Opened, open_store, opened
 from hermetic.cli.realise import indexes, listener
 from hermetic.errors import Domain, HermeticError
@@ -90,6 +90,7 @@ def _of_recipe(wish: Wish) -> Iterator[Prepared]:
 
 def _realise(session: Opened) -> None:
     """The target and what it serves: an engine may have been collected since its repository was made."""
+    approved.refuse(session, testing=False)
     with listener(session.store, as_json=False) as display:
         realise(session.evaluated, session.store, Options(indexes=indexes()), display)
 

@@ -54,8 +54,10 @@ class Entry:
     tested: str = ""
 
     def is_of(self, image: Image) -> bool:
-        """By its digest where there is one, else by what the recipe calls it."""
-        return self.digest == image.digest if self.digest else self.reference == _name(image.reference)
+        """By its digest where both have one, else by its name; what is not locked is not built."""
+        if self.digest and image.digest:
+            return self.digest == image.digest
+        return self.reference == _name(image.reference)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,14 @@ RECIPE = """\
 from hermetic import Image, Script
 stage = Script("build.py", environment=Image("{reference}"))
 """
+CONFIG = """\
+resources: {{accelerator: {accelerator}}}
+trt_llm:
+  build:
+    base_model: decoder
+    checkpoint_repository: {{source: HF, repo: Qwen/Qwen3-8B}}
+    max_seq_len: 2048
+"""
 
 
 @pytest.fixture
@@ -41,7 +49,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def judged(approved: ApprovedImages, reference: str, digest: str) -> str:
-    found = approved.judge(Image(f"{reference}@{digest}"))
+    found = approved.judge(Image(f"{reference}@{ONE}").model_copy(update={"reference": reference, "digest": digest}))
     return found.code if found is not None else ""
 
 
@@ -55,6 +63,8 @@ class TestJudgement:
             ("example.com/pinned:1", THIRD, "image-not-approved"),
             ("example.com/release:1.2.0", THIRD, "image-not-approved"),
             ("example.com/own:2", OTHER, "image-in-test"),
+            ("example.com/pinned:1", "", ""),  # not locked yet, which is said elsewhere
+            ("example.com/pinned:2", "", "image-not-approved"),
         ],
     )
     def test_of(self, file: Path, reference: str, digest: str, code: str) -> None:
@@ -126,11 +136,40 @@ class TestCommands:
         said = [(one["severity"], one["code"]) for one in map(json.loads, result.lines)]
         assert (result.exit_code, said) == (code, [(severity, found)] if found else [])
 
+    @pytest.mark.parametrize("verb", [("realise",), ("realise", "-n"), ("shell",), ("run",), ("nix", "export")])
     @pytest.mark.parametrize("reference", [f"example.com/own:2@{OTHER}", f"example.com/other:2@{THIRD}"])
-    def test_realise_refuses(self, tmp_path: Path, cli, reference: str) -> None:
-        result = cli("realise", "recipe.py", env=self.write(tmp_path, reference))
+    def test_what_builds_refuses(self, tmp_path: Path, cli, verb: tuple[str, ...], reference: str) -> None:
+        more = ("prompt",) if verb == ("run",) else ()
+        result = cli(*verb, "recipe.py", *more, env=self.write(tmp_path, reference))
         assert result.exit_code == 5
         assert "hermetic image " in result.stderr
+        assert not (tmp_path / "recipe.nix.json").exists()
+
+    def test_a_plan_refuses_what_no_build_may_use_and_says_what_a_test_may(self, tmp_path: Path, cli) -> None:
+        env = self.write(tmp_path, f"example.com/other:2@{THIRD}")
+        assert cli("plan", "recipe.py").exit_code == 0  # and is remembered
+        assert cli("plan", "recipe.py", env=env).exit_code == 5
+        assert cli("plan", "--commands", "recipe.py", env=env).exit_code == 5
+        result = cli("plan", "recipe.py", env=self.write(tmp_path, f"example.com/own:2@{OTHER}"))
+        assert (result.exit_code, "is in test" in result.stderr) == (0, True)
+
+    @pytest.mark.parametrize(
+        ("accelerator", "given", "severity", "found"),
+        [
+            ("H100", f"example.com/pinned:1@{ONE}", None, None),
+            ("H100", f"example.com/own:2@{OTHER}", "warning", "image-in-test"),
+            ("H100", f"example.com/other:2@{THIRD}", "error", "image-not-approved"),
+            ("L4", f"example.com/pinned:1@{ONE}", "warning", "image-not-judged"),
+        ],
+    )
+    def test_lint_of_a_config(
+        self, tmp_path: Path, cli, accelerator: str, given: str, severity: str, found: str
+    ) -> None:
+        env = self.write(tmp_path, "a:1")
+        (tmp_path / "config.yaml").write_text(CONFIG.format(accelerator=accelerator))
+        result = cli("lint", "config.yaml", "--json", "--set", f"image={given}", env=env)
+        said = [(one["severity"], one["code"]) for one in map(json.loads, result.lines) if one["code"].startswith("im")]
+        assert (result.exit_code, said) == (3 if severity == "error" else 0, [(severity, found)] if found else [])
 
     def test_the_list(self, tmp_path: Path, cli) -> None:
         result = cli("image", "list", "--json", env=self.write(tmp_path, "a:1"))
