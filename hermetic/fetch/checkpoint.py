@@ -13,10 +13,23 @@ from typing import Any, Final
 
 from hermetic.errors import Domain, HermeticError
 
-__all__ = ["INDEXES", "check_file", "check_folder", "check_header", "check_index", "header_length"]
+__all__ = [
+    "CONFIG",
+    "INDEXES",
+    "check_file",
+    "check_folder",
+    "check_header",
+    "check_index",
+    "dimensions",
+    "header_length",
+]
 
+#: The file that says what the model is.
+CONFIG: Final = "config.json"
 #: Files that list shards.
 INDEXES: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+#: What of ``config.json`` is a word and not a number, and matters to how large the model is.
+_WORDS: Final = ("model_type", "topk_method")
 _LONGEST: Final = 100_000_000  # bytes of a header; the library's own limit
 
 Read = Callable[[str, int], bytes]
@@ -93,9 +106,28 @@ def check_folder(described: str, read: Read, names: Mapping[str, int]) -> None:
     """
     for index in (name for name in names if name.rpartition("/")[2] in INDEXES):
         check_index(described, read(index, names[index]), names, index)
-    if "config.json" in names and "tokenizer.json" in names:
-        config = read("config.json", names["config.json"])
+    if CONFIG in names and "tokenizer.json" in names:
+        config = read(CONFIG, names[CONFIG])
         _check_tokenizer(described, config, read("tokenizer.json", names["tokenizer.json"]))
+
+
+def dimensions(config: bytes) -> dict[str, Any]:
+    """The fields of a ``config.json`` that say how large the model is: its architecture, every whole number and switch,
+    and how it is quantised, if it is. {} if this is no model's.
+    """
+    found = _json(config)
+    names = found.get("architectures") if isinstance(found, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return {}
+    kept: dict[str, Any] = {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, int) or (name in _WORDS and isinstance(value, str))
+    }
+    quantised = found.get("quantization_config")
+    if isinstance(quantised, dict):
+        kept["quantization_config"] = {"quant_method": str(quantised.get("quant_method", ""))}
+    return {"architectures": names} | kept
 
 
 def _check_tokenizer(described: str, config: bytes, tokenizer: bytes) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
+from typing import Any
 
 from hermetic.fetch import checkpoint
 from hermetic.fetch.bring import Bringer
@@ -40,10 +42,18 @@ def resolve(outputs: Sequence[FixedOutput], known: FixedEntry | None) -> FixedEn
 
     with closing(Hub(parse(first.uri), secret=first.secret)) as hub:
         entry = hub.resolve(chosen, known)
+        if checkpoint.CONFIG in chosen(entry):
+            entry = entry.model_copy(update={"config": _dimensions(hub, entry.files[checkpoint.CONFIG])})
         for output in outputs:
             if output.check:
                 _look_ahead(hub, output, entry)
     return entry
+
+
+def _dimensions(origin: Origin, file: LockedFile) -> dict[str, Any]:
+    """How large the model is, of exactly the ``config.json`` that is locked."""
+    content = _beginning(origin, checkpoint.CONFIG, file.size)
+    return checkpoint.dimensions(content) if hashlib.sha256(content).hexdigest() == file.sha256 else {}
 
 
 def _look_ahead(origin: Origin, output: FixedOutput, entry: FixedEntry) -> None:

@@ -96,17 +96,18 @@ def _family(engine: Engine) -> Iterator[Finding]:
 
 
 def _architectures(engine: Engine) -> Iterator[tuple[str, str]]:
-    """Of fetched snapshots by their names, of a checkpoint beside the recipe by its config.json."""
+    """By the config.json of the checkpoint that it began with, if that is known, else by the names of fetched ones."""
+    origin = list(memory.towards(engine))[-1]
+    config = memory.config_of(origin)
+    if config is not None and isinstance(origin, Source):
+        yield from ((origin.name, str(name)) for name in config.get("architectures") or ())
+        return
     for snapshot in origins(engine).snapshots:
         model = snapshot["repository"].rpartition("/")[2].lower()
         yield (
             snapshot["repository"],
             next((name for pattern, name in _FAMILIES.items() if re.match(pattern, model)), ""),
         )
-    origin = list(memory.towards(engine))[-1]
-    config = memory.config_of(origin)
-    if config is not None and isinstance(origin, Source):
-        yield from ((origin.name, str(name)) for name in config.get("architectures") or ())
 
 
 def _plan(engine: Engine) -> Iterator[Finding]:

@@ -1,8 +1,9 @@
 """Does an engine fit into the memory of the GPUs that its stage declares? Said before anything is fetched or built.
 
-Of a checkpoint in a folder beside the recipe everything is known from its ``config.json``. Of one that is fetched the
-lock file has the sizes of the weights, and they say whether the weights fit and what is left for the key-value cache,
-but not how much cache a request takes. What neither says is not guessed, and then there are no findings.
+Of a checkpoint in a folder beside the recipe everything is known from its ``config.json``, of one that is fetched from
+what the lock file keeps of that. A lock file that has none of it (older ones, cited ones) has the sizes of the weights:
+they say whether the weights fit and what is left for the key-value cache, but not how much cache a request takes. What
+neither says is not guessed, and then there are no findings.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ GIB: Final = 1 << 30
 #: Roles that lead from a stage to the checkpoint that it began with.
 _TOWARDS: Final = ("checkpoint", "snapshot", "base", "model", "weights")
 _WEIGHTS: Final = ".safetensors"
+_QUANTISED: Final = "hf_quant_config.json"  # of ModelOpt
 #: Of convert_checkpoint.py, and of trtllm-bench: the weights' format.
 _WEIGHT_ONLY: Final = {"int8": "int8_wo", "int4": "int4_wo", "int4_gptq": "int4_awq"}
 _BENCH: Final = {
@@ -44,13 +46,15 @@ _SOURCE: Final = "the serving guide: at least 25 % of device memory for the key-
 @dataclass(frozen=True)
 class Need:
     """Bytes of one device: its memory, `weights`, what is left for the cache, and what the largest batch at full length
-    needs of it (0: not known). Of the machine that builds: `host`, the weights as stored and the engine beside them.
+    and one request of it need (0: not known). Of the machine that builds: `host`, the weights as stored and the engine
+    beside them.
     """
 
     device: int
     weights: int
     left: int
     cache: int = 0
+    request: int = 0
     host: int = 0
 
     @property
@@ -59,27 +63,40 @@ class Need:
 
 
 def findings(engine: Any) -> Iterator[Finding]:
-    """Of an engine stage: ``does-not-fit`` (error), ``little-cache`` (warning), ``batch-over-cache`` (note).
+    """Of an engine stage: ``does-not-fit`` (error); ``little-cache``, ``request-over-cache``, ``host-memory``
+    (warnings); ``batch-over-cache`` (note).
 
     The runtime's own memory is an allowance of 1 GiB.
     """
     found = need(engine)
-    if found is None:
-        return
+    if found is not None:
+        yield from _of_host(engine, found)
+        yield from _of_device(found)
+
+
+def _of_host(engine: Any, found: Need) -> Iterator[Finding]:
     limit = engine.memory_limit_mb
     if limit is not None and limit << 20 < found.host:
         message = f"the builder may hold {_gib(found.host)} in memory, and the stage lets it have {_gib(limit << 20)}"
         hint = f"memory_mb={-(-found.host >> 20)} or more, or leave it out"
         yield Finding("host-memory", Severity.WARNING, "memory_mb", message, hint)
+
+
+def _of_device(found: Need) -> Iterator[Finding]:
     weights, device, left = (_gib(size) for size in (found.weights, found.device, found.left))
     if found.left <= 0:
         message = f"its weights take at least {weights} of the {device} of each GPU, and the runtime about 1 GiB more"
         hint = "a smaller weight format, more GPUs (tp), or another GPU"
         yield Finding("does-not-fit", Severity.ERROR, "gpu", message, hint)
-    elif found.share < CACHE_SHARE:
+        return
+    if found.share < CACHE_SHARE:
         message = f"of {device} of each GPU {left} are left for the key-value cache ({float(found.share):.0%})"
         hint = "a smaller weight format, more GPUs (tp), or another GPU"
         yield Finding("little-cache", Severity.WARNING, "gpu", message, hint, _SOURCE)
+    if found.request > found.left:
+        message = f"one request of the full length needs {_gib(found.request)} of cache, and {left} are left"
+        hint = "a smaller max_seq_len, a smaller cache format, more GPUs (tp), or another GPU"
+        yield Finding("request-over-cache", Severity.WARNING, "options", message, hint)
     elif found.cache > found.left:
         message = f"the largest batch at full length needs {_gib(found.cache)} of cache, and {left} are left"
         yield Finding("batch-over-cache", Severity.NOTE, "options", message, "requests will wait for one another")
@@ -138,7 +155,7 @@ def _count(chain: list[Stage | Source], engine: Any, name: str) -> int:
 
 def _from_config(origin: Stage | Source, engine: Any, serving: Serving) -> Need | None:
     config = config_of(origin)
-    if config is None:
+    if config is None or _is_quantised(origin, config):  # what is quantised already, its files say what it weighs
         return None
     options = engine.options
     serving = replace(
@@ -151,21 +168,32 @@ def _from_config(origin: Stage | Source, engine: Any, serving: Serving) -> Need 
         found = estimate(read_shape(config), serving)
     except HermeticError:
         return None  # not a model that is known: the program that reads it will say so
-    return Need(serving.device_bytes, found.weights, found.cache_left, found.cache_needed, found.host_peak)
+    request = -(-found.cache_needed // serving.max_batch_size)
+    return Need(serving.device_bytes, found.weights, found.cache_left, found.cache_needed, request, found.host_peak)
 
 
 def config_of(origin: Stage | Source) -> dict[str, Any] | None:
-    """``config.json`` of a Hugging Face checkpoint that lies beside the recipe."""
-    if not isinstance(origin, Source) or isinstance(origin, FixedOutput):
+    """``config.json`` of a Hugging Face checkpoint that lies beside the recipe, or what the lock file keeps of one that
+    is fetched; None if there is neither.
+    """
+    if isinstance(origin, FixedOutput):
+        return (origin.entry.config or None) if origin.entry is not None else None
+    if not isinstance(origin, Source):
         return None
-    if os.path.exists(os.path.join(origin.path, "hf_quant_config.json")):
-        return None  # quantised already: its files say what it weighs
     try:
         with open(os.path.join(origin.path, "config.json"), encoding="utf-8") as stream:
             found = json.load(stream)
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and "quantization_config" not in found else None
+    return found if isinstance(found, dict) else None
+
+
+def _is_quantised(origin: Stage | Source, config: dict[str, Any]) -> bool:
+    if "quantization_config" in config:
+        return True
+    if isinstance(origin, FixedOutput):
+        return origin.entry is not None and _QUANTISED in origin.entry.files
+    return isinstance(origin, Source) and os.path.exists(os.path.join(origin.path, _QUANTISED))
 
 
 def _stored(origin: Stage | Source) -> int:

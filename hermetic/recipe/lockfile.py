@@ -135,6 +135,9 @@ class FixedEntry(BaseModel):
 
     `commit` is a Hub's, `licence` what the repository declares, `gated` whether one must ask for access; `source` is
     where it was asked. `unresolved` says why nobody could answer, and nothing else is set then.
+
+    `config` are the fields of a model's ``config.json`` that say how large it is; {} where nobody looked. They are for
+    estimates, and are in no key: the file itself is, with its sha256.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -144,6 +147,7 @@ class FixedEntry(BaseModel):
     licence: str = ""
     gated: bool = False
     source: str = ""
+    config: dict[str, Any] = Field(default_factory=dict)
     unresolved: str = ""
 
     def document(self) -> dict[str, Any]:

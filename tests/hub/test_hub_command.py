@@ -318,3 +318,32 @@ def test_fetches_run_beside_builds_and_a_change_rebuilds_only_what_reads_it(
     text.commit({"data/train.jsonl": b'{"text": "b"}\n', "README.md": b"three"})
     cli("lock", "recipe.py", "--update", "acme/text")
     assert states() == {"quantised": "in-place"}
+
+
+CONFIG = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "rope_theta": 10000.5,
+    "tie_word_embeddings": False,
+    "transformers_version": "4.51.0",
+    "vocab_size": 8,
+}
+
+
+def test_the_lock_file_keeps_a_model_s_dimensions_and_no_key_has_them(hub: Hub, recipe, cli, tmp_path: Path) -> None:
+    found = hub.repository("acme/tiny", licence="apache-2.0")
+    found.commit(kit.model() | {"config.json": json.dumps(CONFIG).encode()})
+    target = recipe() + "#weights"
+    assert cli("lock", "recipe.py").exit_code == 0
+    kept = {name: CONFIG[name] for name in CONFIG if name not in {"rope_theta", "transformers_version"}}
+    assert lock_of(tmp_path)["config"] == kept
+    path = cli("path", target).stdout
+    document = json.loads((tmp_path / "recipe.lock.json").read_text())
+    del document["fixed"]["hf://acme/tiny@main"]["config"]
+    (tmp_path / "recipe.lock.json").write_text(json.dumps(document))
+    assert cli("path", target).stdout == path
+    assert cli("lock", "recipe.py", "--check").exit_code == 0  # one of before says less, and is as good
+    assert "config" not in lock_of(tmp_path)
+    assert cli("lock", "recipe.py", "--update", "acme/tiny").exit_code == 0
+    assert lock_of(tmp_path)["config"] == kept

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hermetic.errors import Domain, HermeticError
+from hermetic.fetch.checkpoint import dimensions
 from hermetic.llm import memory
 from hermetic.llm.tensorrt_llm import Engine, Quantise
 from hermetic.recipe import FixedOutput, Gpu, Host, Source, Stage
@@ -44,6 +45,13 @@ def fetched() -> FixedOutput:
     files = {"model-1.safetensors": LockedFile(size=65_524_246_528), "README.md": LockedFile(size=10)}
     entry = FixedEntry(files=files, commit="0" * 40, source="https://hub.example.com/Qwen/Qwen3-32B")
     return FixedOutput(URI, entry=entry)
+
+
+def with_config(fetched: FixedOutput, config: dict[str, object]) -> FixedOutput:
+    """The same as a lock file has it that knows the model's dimensions."""
+    assert fetched.entry is not None
+    kept = dimensions(json.dumps(config).encode())
+    return FixedOutput(URI, entry=fetched.entry.model_copy(update={"config": kept}))
 
 
 class TestFromConfig:
@@ -86,6 +94,31 @@ class TestFromTheLockFile:
         with pytest.raises(HermeticError, match=r"weights take at least 61\.0 GiB"):
             engine(fetched, CARD)
         assert codes(engine(fetched, Gpu("NVIDIA H200"))) == []
+
+    def test_with_the_dimensions_as_if_it_lay_beside_the_recipe(self, fetched: FixedOutput, model: Source) -> None:
+        known = with_config(fetched, CONFIGS["qwen3-32b"])
+        options = {"max_batch_size": 8, "max_seq_len": 16384}
+        assert codes(engine(quantised(known), CARD, **options)) == ["batch-over-cache"]
+        one, other = (memory.need(engine(quantised(item), CARD, **options)) for item in (known, model))
+        assert one == other
+        with pytest.raises(HermeticError, match="weights take at least"):
+            engine(known, CARD, **options)
+
+    def test_a_request_that_is_longer_than_the_cache(self, fetched: FixedOutput) -> None:
+        known = with_config(fetched, CONFIGS["qwen3-32b"])
+        stage = engine(quantised(known), CARD, max_batch_size=1, max_seq_len=131072)
+        assert codes(stage) == ["request-over-cache"]
+
+    @pytest.mark.parametrize("name", ["config", "file"])
+    def test_of_a_quantised_one_the_files_say_what_it_weighs(self, fetched: FixedOutput, name: str) -> None:
+        known = with_config(fetched, CONFIGS["qwen3-32b"] | ({"quantization_config": {}} if name == "config" else {}))
+        if name == "file":
+            assert known.entry is not None
+            files = known.entry.files | {"hf_quant_config.json": LockedFile(size=10)}
+            known = FixedOutput(URI, entry=known.entry.model_copy(update={"files": files}))
+        found = memory.need(engine(known, Gpu("NVIDIA H200")))
+        assert found is not None
+        assert (found.weights, found.cache) == (65_524_246_528, 0)
 
     def test_what_is_not_locked_yet_is_not_judged(self, fetched: FixedOutput) -> None:
         fetched.entry = None
