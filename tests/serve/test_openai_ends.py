@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import select
 import signal
 import socket
 import subprocess
@@ -18,7 +16,7 @@ from typing import Any
 import pytest
 import triton_kit
 from openai_kit import ANSWER, MODEL, QUESTION, Api, everything, running
-from triton_kit import Tiny, inside
+from triton_kit import Tiny, inside, none_is_left
 
 LONG = {"min_tokens": 1900, "max_tokens": 1900}
 
@@ -131,13 +129,9 @@ def chat(**more: Any) -> bytes:
 def test_a_kill_leaves_nothing(tiny: Tiny) -> None:
     with everything() as api, asking(api, **LONG) as connection:
         until(connection, b'"content":"A"')
-        processes = inside(api.ready["http"])
-        assert len(processes) >= 4
+        assert len(inside(api.ready["http"])) >= 4
         api.process.kill()
-        for process in processes:
-            assert select.select([process], [], [], 60)[0], "it lives on"
-            os.close(process)
-        assert inside(api.ready["http"]) == []
+        none_is_left(api.ready["http"])
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", api.port))
 
@@ -153,10 +147,7 @@ def test_a_kill_while_it_starts_leaves_nothing(tiny: Tiny, moment: str) -> None:
         assert any(moment in line for line in process.stderr)  # type: ignore[union-attr]  # it is a pipe
         assert inside(int(http))
         process.kill()
-        while left := inside(int(http)):  # whoever is there now has no parent that could start another
-            for one in left:
-                assert select.select([one], [], [], 60)[0], "it lives on"
-                os.close(one)
+        none_is_left(int(http))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -147,17 +148,23 @@ def serving(*arguments: str | Path, ports: list[str] | None = None, **variables:
             reader.join()
 
 
-def inside(port: int) -> list[int]:
-    """Descriptors of the processes with this port on their command line, and of all below them."""
+def inside(port: int) -> set[int]:
+    """The processes with this port on their command line, and all below them."""
     known = pids()
     mine = {pid for pid in known if f"--http-port={port}".encode() in read(pid, "cmdline")}
     while more := {pid for pid in known - mine if parent(pid) in mine}:
         mine |= more
-    found = []
-    for pid in mine:
-        with suppress(ProcessLookupError):  # it has gone meanwhile
-            found.append(os.pidfd_open(pid))
-    return found
+    return mine
+
+
+def none_is_left(port: int) -> None:
+    """Wait for whatever is there; one may have been forked while the others were looked for."""
+    while found := inside(port):
+        for pid in found:
+            with suppress(ProcessLookupError):  # it has gone meanwhile
+                descriptor = os.pidfd_open(pid)
+                assert select.select([descriptor], [], [], 60)[0], "it lives on"
+                os.close(descriptor)
 
 
 def read(pid: int, name: str) -> bytes:

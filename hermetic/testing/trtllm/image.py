@@ -88,8 +88,8 @@ def build_image(
 ) -> StandinImage:
     """Write an OCI layout with a stand-in for TensorRT-LLM `version` into `folder`, which may have others already.
 
-    `packages` are further files below site-packages, `variables` go into its environment (``STANDIN_…``: how it
-    misbehaves) and, where there are any, its digest into the tag. Takes about a second.
+    `packages` are files below site-packages, also in place of the stand-in's own; `variables` go into its environment
+    (``STANDIN_…``: how it misbehaves) and, where there are any, its digest into the tag. Takes about a second.
 
     Raises `HermeticError`: recipe/unknown-version for a version whose options nobody wrote down, and
     environment/unsupported-interpreter.
@@ -140,8 +140,8 @@ def _tools(found: interpreter.Interpreter, version: str, packages: Mapping[str, 
     """The package ``tensorrt_llm`` and what starts it."""
     site = f"usr/{found.inside}/site-packages"
     options = options_json(version)
-    yield from ((f"{site}/{name}", content, False) for name, content in packages.items())
-    yield from ((f"{site}/{name}", content, False) for name, content in runtime_packages(version).items())
+    both = {**runtime_packages(version), **packages}
+    yield from ((f"{site}/{name}", content, False) for name, content in both.items())
     yield f"{site}/tensorrt_llm/options.json", options.encode(), False
     for name in ("standin", "conversion", "mpirun", "whisper"):
         yield f"{site}/tensorrt_llm/{name}.py", _HERE / f"{name}.py", False
