@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
@@ -13,7 +12,15 @@ from hermetic.llm.origins import origins
 from hermetic.llm.quantise import Quantise
 from hermetic.llm.smoke import Smoke
 from hermetic.llm.support import FORMATS, Target, refusals
-from hermetic.llm.support.releases import contents, cuda_for, first_release, is_older
+from hermetic.llm.support.releases import (
+    First,
+    contents,
+    cuda_for,
+    first_release,
+    first_release_of_model,
+    is_older,
+    numbers,
+)
 from hermetic.llm.tensorrt_llm import Engine
 from hermetic.llm.triton import Repository
 from hermetic.recipe import Image, Recipe, Source, Stage
@@ -21,8 +28,6 @@ from hermetic.recipe import Image, Recipe, Source, Stage
 __all__ = ["findings", "untested"]
 
 _LAYOUT: Final = "NVIDIA/TensorRT-LLM builder.py, Engine.save: config.json and one rank<N>.engine for each rank"
-#: Model families by the names that their repositories begin with.
-_FAMILIES: Final = {r"qwen3-.*-a\d+b": "Qwen3MoeForCausalLM", r"qwen3": "Qwen3ForCausalLM"}
 
 
 def findings(recipe: Recipe) -> Iterator[Finding]:
@@ -87,27 +92,25 @@ def _gpu(engine: Engine) -> Iterator[Finding]:
 
 
 def _family(engine: Engine) -> Iterator[Finding]:
-    for repository, architecture in _architectures(engine):
-        since, source = first_release(architecture)
-        if since and is_older(engine.release, since):
-            message = f"TensorRT-LLM {engine.release} does not know {architecture} of {repository}"
-            hint = f"{since} is the first that does"
-            yield Finding("model-and-release", Severity.ERROR, "release", message, hint, source)
+    """The release against the model that the engine began with: once, for what needs the latest one."""
+    needed = [
+        (one, of) for one, of in _needed_releases(engine) if one is not None and is_older(engine.release, one.since)
+    ]
+    if needed:
+        first, model = max(needed, key=lambda item: numbers(item[0].since))
+        message = f"TensorRT-LLM {engine.release} does not know {first.what} of {model}"
+        hint = f"{first.since} is the first that does"
+        yield Finding("model-and-release", Severity.ERROR, "release", message, hint, first.source)
 
 
-def _architectures(engine: Engine) -> Iterator[tuple[str, str]]:
-    """By the config.json of the checkpoint that it began with, if that is known, else by the names of fetched ones."""
+def _needed_releases(engine: Engine) -> Iterator[tuple[First | None, str]]:
+    """By the architectures in ``config.json``, if that is known, and by the names of what is fetched."""
     origin = list(memory.towards(engine))[-1]
-    config = memory.config_of(origin)
-    if config is not None and isinstance(origin, Source):
-        yield from ((origin.name, str(name)) for name in config.get("architectures") or ())
-        return
+    config = memory.config_of(origin) or {}
+    if isinstance(origin, Source):
+        yield from ((first_release(str(name)), origin.name) for name in config.get("architectures") or ())
     for snapshot in origins(engine).snapshots:
-        model = snapshot["repository"].rpartition("/")[2].lower()
-        yield (
-            snapshot["repository"],
-            next((name for pattern, name in _FAMILIES.items() if re.match(pattern, model)), ""),
-        )
+        yield first_release_of_model(snapshot["repository"]), snapshot["repository"]
 
 
 def _plan(engine: Engine) -> Iterator[Finding]:

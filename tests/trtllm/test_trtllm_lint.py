@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hermetic.llm.support.releases import contents, cuda_for, first_release, is_older
+from hermetic.llm.support.releases import contents, cuda_for, first_release, first_release_of_model, is_older
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 DIGEST = "@sha256:" + "0" * 64
@@ -102,8 +102,8 @@ class TestContradictions:
     def test_qwen3_on_an_image_that_is_older(self, lint, tmp_path: Path) -> None:
         weights = 'weights = Source("checkpoint")'
         (tmp_path / "checkpoint" / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}')
-        code, (found,) = lint("tritonserver:25.05-trtllm-python-py3", "0.19.0", weights=weights)
-        assert (code, found["code"], found["hint"]) == (3, "model-and-release", "0.20.0 is the first that does")
+        code, (found,) = lint("tritonserver:25.06-trtllm-python-py3", "0.20.0", weights=weights)
+        assert (code, found["code"], found["hint"]) == (3, "model-and-release", "1.0.0 is the first that does")
 
     def test_qwen3_from_the_hub_too(self, lint, tmp_path: Path) -> None:
         shutil.copy(RECIPES / "qwen3.lock.json", tmp_path / "recipe.lock.json")
@@ -151,9 +151,41 @@ class TestTables:
         assert source
         assert cuda_for("999")[0] == ""
 
-    def test_when_qwen3_came(self) -> None:
-        assert first_release("Qwen3ForCausalLM")[0] == "0.20.0"
-        assert first_release("UnheardOf") == ("", "")
+    @pytest.mark.parametrize(
+        ("architecture", "since"),
+        [
+            ("Qwen3ForCausalLM", "1.0.0"),  # 0.20 has it for the PyTorch backend only
+            ("Gemma3ForCausalLM", "0.19.0"),
+            ("DeepseekV2ForCausalLM", "0.15.0"),
+            ("WhisperForConditionalGeneration", "0.11.0"),
+            ("DeepseekV3ForCausalLM", None),
+            ("UnheardOf", None),
+        ],
+    )
+    def test_when_an_architecture_came(self, architecture: str, since: str | None) -> None:
+        found = first_release(architecture)
+        assert (found.since if found else None) == since
+
+    @pytest.mark.parametrize(
+        ("repository", "what", "since"),
+        [
+            ("Qwen/Qwen3-32B", "Qwen3ForCausalLM", "1.0.0"),
+            ("Qwen/Qwen3-30B-A3B", "Qwen3MoeForCausalLM", "1.0.0"),
+            ("meta-llama/Llama-3.1-8B-Instruct", "Llama-3.1-8B-Instruct", "0.12.0"),
+            ("meta-llama/Llama-3.2-3B", "Llama-3.2-3B", "0.15.0"),
+            ("google/gemma-2-9b", "Gemma2ForCausalLM", "0.13.0"),
+            ("openai/whisper-large-v3", "WhisperForConditionalGeneration", "0.11.0"),
+        ],
+    )
+    def test_when_a_model_came(self, repository: str, what: str, since: str) -> None:
+        found = first_release_of_model(repository)
+        assert found is not None
+        assert (found.what, found.since) == (what, since)
+        assert "release-notes.md" in found.source
+
+    @pytest.mark.parametrize("repository", ["acme/qwen-like", "Qwen/Qwen3-Next-80B", "deepseek-ai/DeepSeek-R1"])
+    def test_of_other_models_nothing_is_said(self, repository: str) -> None:
+        assert first_release_of_model(repository) is None
 
     @pytest.mark.parametrize(
         ("version", "than", "older"),

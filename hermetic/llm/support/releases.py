@@ -9,7 +9,17 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Contents", "contents", "cuda_for", "first_release", "is_older", "of_release"]
+__all__ = [
+    "Contents",
+    "First",
+    "contents",
+    "cuda_for",
+    "first_release",
+    "first_release_of_model",
+    "is_older",
+    "numbers",
+    "of_release",
+]
 
 _HERE: Final = os.path.dirname(os.path.abspath(__file__))
 _RELEASE: Final = re.compile(r"(?:^|/)tensorrt-llm/release:(\d+\.\d+\.\d+[^@]*)")
@@ -50,18 +60,41 @@ def cuda_for(sm: str) -> tuple[str, str]:
     return table["cuda_for"].get(sm, ""), table["sources"]["blackwell" if newest else "capability"]
 
 
-def first_release(architecture: str) -> tuple[str, str]:
-    """The first TensorRT-LLM that builds engines of `architecture`, and where that is from; "" if not known."""
+@dataclass(frozen=True, slots=True)
+class First:
+    """The first release that builds engines of `what`; `source` says who says so."""
+
+    what: str
+    since: str
+    source: str
+
+
+def first_release(architecture: str) -> First | None:
+    """The first TensorRT-LLM that builds engines of `architecture`; None if that is not known."""
     found = _table()["architectures"].get(architecture)
-    return (found["since"], _table()["sources"][found["source"]]) if found is not None else ("", "")
+    return _first(architecture, found) if found is not None else None
+
+
+def first_release_of_model(repository: str) -> First | None:
+    """As `first_release`, of a model by what its repository (``owner/name``) is called."""
+    name = repository.rpartition("/")[2]
+    found = next((row for row in _table()["models"] if re.match(row["name"], name.lower())), None)
+    if found is None or "architecture" not in found:
+        return _first(name, found) if found is not None else None
+    return first_release(found["architecture"])
+
+
+def _first(what: str, row: dict[str, str]) -> First:
+    return First(what, row["since"], f"{_table()['sources'][row['source']]} ({row['says']})")
 
 
 def is_older(version: str, than: str) -> bool:
     """Whether one dotted version is before another; what follows the numbers (``.post1``, ``rc2``) does not count."""
-    return _numbers(version) < _numbers(than)
+    return numbers(version) < numbers(than)
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
+    """Of a dotted version, to compare; () if it does not begin with one."""
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in found[0].split(".")) if found is not None else ()
 
