@@ -11,7 +11,7 @@ import uvloop
 
 from hermetic.cli import options
 from hermetic.cli.serve_proxy import announce, answering, proxy_of, proxy_options, proxy_settings
-from hermetic.cli.serve_triton import server_options, settings_of, wish_of
+from hermetic.cli.serve_triton import place_options, placed_settings_of, server_options, wish_of
 from hermetic.cli.serving import Prepared, prepared
 from hermetic.errors import Domain, HermeticError
 from hermetic.serve.launch import serving
@@ -25,6 +25,7 @@ from hermetic.serve.launch_signals import stopping
 @options.store
 @options.as_json
 @server_options
+@place_options
 @proxy_options
 def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool, **given: Any) -> None:
     """Start Triton with an engine and OpenAI's API before it, on port 9000.
@@ -40,7 +41,7 @@ def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool
 
 async def _serve(found: Prepared, given: dict[str, Any], *, as_json: bool) -> None:
     with stopping() as stop:
-        settings = settings_of(given)
+        settings = placed_settings_of(given)
         async with serving(found.subject, found.launcher, settings, _show) as server:
             proxy = await asyncio.to_thread(proxy_of, found, server.grpc, given)
             told = asyncio.ensure_future(stop.told.wait())

@@ -6,17 +6,19 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from hermetic.cli import console, options
 from hermetic.cli.link import default_folder
 from hermetic.cli.serving import Prepared, Wish, prepared
 from hermetic.errors import Domain, HermeticError
 from hermetic.serve.launch import Served, serving
-from hermetic.serve.launch_command import Settings
+from hermetic.serve.launch_command import Place, Settings
 from hermetic.serve.launch_ports import Ports
 from hermetic.serve.launch_signals import stopping
 from hermetic.serve.notify import tell_ready
@@ -51,17 +53,38 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
+def place_options(function: F) -> F:
+    """Where Triton comes from for engines of TensorRT-LLM."""
+    for option in reversed(_PLACES):
+        function = option(function)
+    return function
+
+
+_PLACES: tuple[Callable[[Any], Any], ...] = (
+    click.option("--image", envvar="TRITON_IMAGE", default="", help="Triton's image, by digest: NAME@sha256:…"),
+    click.option("--triton", default="", metavar="PROGRAM", help="A tritonserver of this machine instead."),
+    click.option("--backends", default="", metavar="DIR", help="Its backends [those beside it]."),
+    click.option("--gpu", default="", metavar="PRODUCT", help="What the engine needs, if nothing else says; or none."),
+)
+
+
 #: What scripts around Triton are told with, and is decided elsewhere here.
-_UNREAD = {
-    "TOKENIZER_INFO": "the repository has it, made from the tokenizer",
-    "TRITON_IMAGE": "Triton comes from a lock; hermetic serve compose writes files that start an image",
-}
+_UNREAD = {"TOKENIZER_INFO": "the repository has it, made from the tokenizer"}
 
 
 def settings_of(given: dict[str, Any]) -> Settings:
     """The values of `server_options` that are about the server."""
     ports = Ports(given["http_port"], given["grpc_port"], given["metrics_port"])
     return Settings(given["host"], ports, given["drain"])
+
+
+def placed_settings_of(given: dict[str, Any]) -> Settings:
+    """With those of `place_options`. Raises `HermeticError` (usage/two-tritons)."""
+    told = click.get_current_context().get_parameter_source("image") is ParameterSource.COMMANDLINE
+    if told and given["triton"]:
+        raise HermeticError(Domain.USAGE, "two-tritons", "--image and --triton: give one of them")
+    image = "" if given["triton"] else given["image"]
+    return replace(settings_of(given), place=Place(image, given["triton"], given["backends"], given["gpu"]))
 
 
 def wish_of(target: str, sets: tuple[str, ...], store: str | None, given: dict[str, Any]) -> Wish:
@@ -77,6 +100,7 @@ def wish_of(target: str, sets: tuple[str, ...], store: str | None, given: dict[s
 @options.store
 @options.as_json
 @server_options
+@place_options
 def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool, **given: Any) -> None:
     """Start Triton with an engine, and say when it is ready.
 
@@ -87,8 +111,9 @@ def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool
     for variable, instead in _UNREAD.items():
         if os.environ.get(variable):
             console.warning(f"{variable} is not read here: {instead}")
+    settings = placed_settings_of(given)
     with prepared(wish_of(target, sets, store, given)) as found:
-        asyncio.run(_serve(found, settings_of(given), as_json=as_json))
+        asyncio.run(_serve(found, settings, as_json=as_json))
 
 
 async def _serve(found: Prepared, settings: Settings, *, as_json: bool) -> None:

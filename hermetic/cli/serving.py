@@ -16,9 +16,10 @@ from hermetic.llm.triton import Repository
 from hermetic.realise.evaluated import split_reference
 from hermetic.realise.launcher import Launcher
 from hermetic.realise.session import Options, realise
-from hermetic.recipe import Memo, Source
+from hermetic.recipe import Image, Memo, Source
 from hermetic.recipe.loader import SUFFIXES
 from hermetic.serve.launch import Subject, launcher_of, lay_out_repository
+from hermetic.serve.triton_needs import Known
 from hermetic.serve.triton_subject import find_engine, vouch
 from hermetic.store import Run, Store
 
@@ -84,8 +85,21 @@ def _of_recipe(wish: Wish) -> Iterator[Prepared]:
         folders = _folders(session, stage)
         tokenizer = wish.tokenizer or folders.get("tokenizer", folders["engine"])
         repository = str(session.store.path(target.key, target.name))
-        subject = Subject(os.path.basename(session.reference), repository, folders["engine"], tokenizer)
+        known, image = _said_by(stage, folders)
+        name = os.path.basename(session.reference)
+        subject = Subject(name, repository, folders["engine"], tokenizer, known, image)
         yield Prepared(subject, launcher_of(run, indexes(), session.memo))
+
+
+def _said_by(stage: Repository, folders: dict[str, str]) -> tuple[Known, Image | None]:
+    """What a recipe says of the engine, and the image for its Triton: the repository's own, else the engine's."""
+    manifest = os.path.join(folders["manifest"], "manifest.json") if "manifest" in folders else ""
+    engine = stage.engine
+    if isinstance(engine, Source):
+        return Known(manifest), stage.server
+    runs_in = stage.server or engine.run_environment
+    known = Known(manifest, engine.run_gpu, str(getattr(engine, "release", "")))
+    return known, runs_in if isinstance(runs_in, Image) else None
 
 
 def _realise(session: Opened) -> None:
@@ -127,7 +141,8 @@ def _of_engine(wish: Wish) -> Iterator[Prepared]:
                 folders |= {"manifest": os.path.dirname(manifest)} if manifest is not None else {}
                 laying = lay_out_repository(engine.name, launcher, folders, wish.options, str(workspace.path))
                 repository = asyncio.run(laying)
-            yield Prepared(Subject(engine.name, repository, engine.path, tokenizer), launcher, engine.link)
+            subject = Subject(engine.name, repository, engine.path, tokenizer, Known(manifest or ""))
+            yield Prepared(subject, launcher, engine.link)
 
 
 def _lease(run: Run, store: Store, path: str) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, InstanceOf
 
-from hermetic.recipe import Environment, PythonEnv, Source, Stage
+from hermetic.recipe import Environment, Image, PythonEnv, Source, Stage
 
 __all__ = ["Repository", "server_environment", "triton_repository"]
 
@@ -48,6 +48,8 @@ class Repository(Stage):
     For the kind `tensorrt-llm`: `queue_delay_us` is how long the first of a batch waits for others in µs, `queue_size`
     how many requests may wait (0: any number); `guided_decoding` is with xgrammar, from release 0.19 on; `parameters`
     are further ones of the model `tensorrt_llm`, checked against those that the engine's release has.
+
+    `server` is the image with the Triton that serves it, for the kinds of TensorRT-LLM; it changes nothing here.
     """
 
     kind: ClassVar[str] = "triton.repository"
@@ -75,6 +77,7 @@ class Repository(Stage):
     tokenizer: Input | None = None
     manifest: Input | None = None
     smoke: Input | None = None
+    server: InstanceOf[Image] | None = None
     max_seq_len: Annotated[int, Field(ge=0)] = 0
     max_batch_size: Annotated[int, Field(ge=0)] = 0
     kv_cache_gib: Positive = 1
@@ -89,11 +92,12 @@ class Repository(Stage):
     @property
     def run_environment(self) -> Environment:
         """What the server runs in."""
-        return server_environment()
+        return self.server if self.server is not None else server_environment()
 
     def parameters_in_full(self) -> dict[str, Any]:
-        """As ever, without the inputs that are not given."""
-        return {name: value for name, value in super().parameters_in_full().items() if value is not None}
+        """As ever, without the inputs that are not given and the image that the server runs in."""
+        found = super().parameters_in_full().items()
+        return {name: value for name, value in found if value is not None and name != "server"}
 
 
 def triton_repository(engine: Stage | Source, tokenizer: Stage | Source | None = None, **options: Any) -> Repository:

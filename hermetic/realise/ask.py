@@ -57,10 +57,11 @@ async def _ask(
     mounts = await launcher.environment(environment, lambda *_: None)
     files = target.stage.files_of(target.stage.runner)
     program = Program(target.name, files, parameters, {"engine": str(store.path(target.key, target.name))})
+    who = f"stage {target.name!r}"
     errors = os.memfd_create("errors", os.MFD_CLOEXEC)
     try:
         with run.workspace() as place:
-            async with granted(target.stage.run_gpu, target.name, launcher, mounts, _nobody) as given:
+            async with granted(target.stage.run_gpu, who, launcher, mounts, _nobody) as given:
                 ended = await launcher.launch(program, given, str(place.path), Limits(), log=errors, on_answer=write)
         if not ended.ok:
             raise _failed(target, errors)

@@ -107,7 +107,7 @@ class Builder:
         async with AsyncExitStack() as held:
             # The GPU first: who waits for one must not keep cores from those who need none.
             waits = self._waits(derivation)
-            lease = granted(derivation.stage.gpu, derivation.name, self.launcher, mounts, waits)
+            lease = granted(derivation.stage.gpu, f"stage {derivation.name!r}", self.launcher, mounts, waits)
             given = await held.enter_async_context(lease)
             await held.enter_async_context(self.resources.use(derivation.stage))
             return await self._run(derivation, inputs, resolved, given, places, held)

@@ -87,7 +87,9 @@ async def _compare(
     with builder.run.workspace() as place:
         log = os.memfd_create("comparator", os.MFD_CLOEXEC)
         try:
-            async with granted(stage.gpu, derivation.name, builder.launcher, mounts, lambda _: None) as given:
+            async with granted(
+                stage.gpu, f"stage {derivation.name!r}", builder.launcher, mounts, lambda _: None
+            ) as given:
                 ended = await builder.launcher.launch(program, given, str(place.path), Limits(), log=log)
         finally:
             os.close(log)

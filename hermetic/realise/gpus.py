@@ -44,9 +44,9 @@ def planned(gpu: Gpu) -> GpuAccess | None:
 
 @asynccontextmanager
 async def granted(
-    gpu: Gpu | None, name: str, launcher: Launcher, mounts: EnvironmentMounts, waiting: Callable[[str], None]
+    gpu: Gpu | None, who: str, launcher: Launcher, mounts: EnvironmentMounts, waiting: Callable[[str], None]
 ) -> AsyncIterator[EnvironmentMounts]:
-    """`mounts` with the GPUs that the stage `name` asks for, which are nobody else's meanwhile.
+    """`mounts` with the GPUs that `who` asks for ("stage 'engine'"), which are nobody else's meanwhile.
 
     Waits for free ones, and says so once through `waiting`. Raises `HermeticError`: environment/gpu-missing,
     environment/gpu-mismatch if there are others than the key says, outside or inside, environment/gpu-driver.
@@ -55,27 +55,27 @@ async def granted(
         yield mounts
         return
     gpu = _resolved(gpu)
-    lease = await _lease(gpu, fitting(gpu, name), waiting)
+    lease = await _lease(gpu, fitting(gpu, who), waiting)
     try:
         found = gpu_driver.access(lease.devices, discover().root)
         seen = await _look_inside(launcher, replace(mounts, gpu=found))
-        _compare(gpu, name, seen, found.uuids)
+        _compare(gpu, who, seen, found.uuids)
         yield replace(mounts, gpu=replace(found, seen=_record(seen, discover())))
     finally:
         lease.release()
 
 
-def fitting(gpu: Gpu, name: str) -> list[Device]:
+def fitting(gpu: Gpu, who: str) -> list[Device]:
     """The GPUs of this machine that `gpu` names, free or not; at least as many as it asks for."""
     inventory = discover()
     found = [device for device in inventory.devices if _fits(gpu, device)]
     if len(found) >= gpu.count:
         return found
     if not inventory.devices:
-        message = f"stage {name!r} needs {gpu}, and this machine has no GPU: {inventory.reason}"
+        message = f"{who} needs {gpu}, and this machine has no GPU: {inventory.reason}"
         raise HermeticError(Domain.ENVIRONMENT, "gpu-missing", message, hint=f"run it on a machine with {gpu}")
     there = ", ".join(str(device) for device in inventory.devices)
-    raise _mismatch(name, gpu, f"this machine has {there}")
+    raise _mismatch(who, gpu, f"this machine has {there}")
 
 
 def _resolved(gpu: Gpu) -> Gpu:
@@ -124,15 +124,15 @@ async def _look_inside(launcher: Launcher, mounts: EnvironmentMounts) -> dict[st
     return found
 
 
-def _compare(gpu: Gpu, name: str, seen: Mapping[str, Any], leased: tuple[str, ...]) -> None:
+def _compare(gpu: Gpu, who: str, seen: Mapping[str, Any], leased: tuple[str, ...]) -> None:
     if "error" in seen:
-        message = f"the GPU of stage {name!r} cannot be used inside its sandbox: {seen['error']}"
+        message = f"the GPU of {who} cannot be used inside its sandbox: {seen['error']}"
         raise HermeticError(Domain.ENVIRONMENT, "gpu-driver", message, hint="hermetic doctor")
     devices = seen["devices"]
     others = {item["uuid"] for item in devices} ^ {uuid.partition("-")[2] for uuid in leased}
     if others or not all(_is(gpu, item) for item in devices):
         there = ", ".join(f"{item['product']} ({item['memory'] >> 20} MiB, sm {item['sm']})" for item in devices)
-        raise _mismatch(name, gpu, f"inside its sandbox there is {there or 'none'}")
+        raise _mismatch(who, gpu, f"inside its sandbox there is {there or 'none'}")
 
 
 def _is(gpu: Gpu, item: Mapping[str, Any]) -> bool:
@@ -142,8 +142,8 @@ def _is(gpu: Gpu, item: Mapping[str, Any]) -> bool:
     return bool(gpu.portable) or (item["product"] == gpu.product and abs(1 - share) <= _LESS)
 
 
-def _mismatch(name: str, gpu: Gpu, there: str) -> HermeticError:
-    message = f"stage {name!r} is declared for {gpu}, but {there}"
+def _mismatch(who: str, gpu: Gpu, there: str) -> HermeticError:
+    message = f"{who} is declared for {gpu}, but {there}"
     hint = "run it where that GPU is, or declare another one, which makes another key"
     return HermeticError(Domain.ENVIRONMENT, "gpu-mismatch", message, hint=hint)
 

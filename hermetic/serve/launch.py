@@ -1,8 +1,8 @@
 """Triton in a sandbox: started, waited for, and gone with whoever started it.
 
-The environment is that of a hashed lock, engine, tokenizer and repository are mounted read-only where the repository
-says, and only the network is this machine's own. Its life hangs on this process as a stage's does: a guard kills all of
-it when this one dies, and ``/dev/shm`` is the sandbox's own.
+The environment is that of a hashed lock, an image or a Triton of this machine (`launch_place`); engine, tokenizer and
+repository are mounted read-only where the repository says, and only the network is this machine's own. Its life hangs
+on this process as a stage's does: a guard kills all of it when this one dies, and ``/dev/shm`` is the sandbox's own.
 """
 
 from __future__ import annotations
@@ -12,28 +12,27 @@ import contextlib
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from hermetic.canonical import encode
 from hermetic.errors import Domain, HermeticError
 from hermetic.llm.triton import Repository, server_environment
 from hermetic.realise.launcher import Launcher, Program, description, lay_out, plan_of
-from hermetic.recipe import Memo
-from hermetic.recipe.environments import Environment
+from hermetic.recipe import Image, Memo
 from hermetic.sandbox import abi, runner
 from hermetic.sandbox.environments import EnvironmentMounts, identify
 from hermetic.sandbox.plan import LaunchPlan, Limits, Mount
 from hermetic.sandbox.runner import Exit
 from hermetic.serve.launch_command import Settings
-from hermetic.serve.launch_libpython import with_libpython
+from hermetic.serve.launch_place import Start, placed, program_files
 from hermetic.serve.launch_ports import insist_on_free
 from hermetic.serve.triton_deployment import Deployment, read_deployment, verify
+from hermetic.serve.triton_needs import Known
 from hermetic.store import Run
 
 __all__ = ["Served", "Subject", "launcher_of", "lay_out_repository", "serving"]
 
-_PROGRAMS: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "llm", "programs")
 #: The last thing that Triton says before it answers; the others are up by then, and all models loaded.
 _READY: Final = re.compile(rb"Started Metrics Service at")
 _TAIL: Final = 40
@@ -42,12 +41,17 @@ _UNLOADING_S: Final = 5  # Triton looks once a second whether its models have go
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be served: folders of this machine. `repository` has ``deployment.json`` and ``repository/``."""
+    """What is to be served: folders of this machine. `repository` has ``deployment.json`` and ``repository/``.
+
+    `known` is what else is known of the engine, and `image` what its recipe serves it in.
+    """
 
     name: str
     repository: str
     engine: str
     tokenizer: str
+    known: Known = field(default_factory=Known)
+    image: Image | None = None
 
 
 @dataclass(frozen=True)
@@ -78,49 +82,30 @@ async def serving(
     """Verify engine and tokenizer, start Triton, and yield it once it is ready; drain and end it on the way out.
 
     What Triton prints goes to `on_output`. Raises `HermeticError`: trust/engine-changed and trust/tokenizer-changed
-    before anything is started, busy/port-in-use, environment/triton-failed with what it said last if it ends before
-    it is ready. Must be used on the main thread.
+    before anything is started, busy/port-in-use, what `placed` raises, environment/triton-failed with what it said last
+    if it ends before it is ready. Must be used on the main thread.
     """
     insist_on_free(settings.host, vars(settings.ports))
     deployment = read_deployment(subject.repository)
-    if deployment.kind != "openvino":
-        raise _elsewhere(deployment)
     subject = replace(subject, tokenizer=os.path.join(subject.tokenizer, deployment.tokenizer_folder).rstrip("/"))
     await asyncio.to_thread(verify, "engine", subject.engine, deployment.engine_files, whole=True)
     await asyncio.to_thread(verify, "tokenizer", subject.tokenizer, deployment.tokenizer_files, whole=False)
-    environment = _known(launcher)
-    mounts = with_libpython(await launcher.environment(environment, lambda *_: None), launcher.identities[environment])
-    with launcher.run.workspace() as workspace:
-        place = str(workspace.path)
-        plan = await asyncio.to_thread(_plan, subject, settings, mounts, place)
-        async with _running(plan, settings.drain_s, on_output) as (ended, ready, tail):
-            waiting: list[asyncio.Future[Any]] = [ended, ready]
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if ended.done():
-                raise _failed(ended.result(), tail)
-            yield Served(subject, deployment, settings, ended)
+    async with placed(subject, deployment, launcher, settings, on_output) as start:
+        with launcher.run.workspace() as workspace:
+            plan = await asyncio.to_thread(_plan, subject, settings, start, str(workspace.path))
+            async with _running(plan, settings.drain_s, on_output) as (ended, ready, tail):
+                waiting: list[asyncio.Future[Any]] = [ended, ready]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if ended.done():
+                    raise _failed(ended.result(), tail)
+                yield Served(subject, deployment, settings, ended)
 
 
-def _elsewhere(deployment: Deployment) -> HermeticError:
-    message = f"engines of the kind {deployment.kind} need NVIDIA's image of Triton and {deployment.world} GPUs"
-    hint = "hermetic serve compose writes the files that start it there"
-    return HermeticError(Domain.ENVIRONMENT, "kind-not-here", message, hint=hint)
-
-
-def _known(launcher: Launcher) -> Environment:
-    return next(iter(launcher.identities))
-
-
-def _plan(subject: Subject, settings: Settings, mounts: EnvironmentMounts, place: str) -> LaunchPlan:
-    parameters = {"host": settings.host, "drain_s": settings.drain_s, **vars(settings.ports)}
-    program = Program(subject.name, _files(("triton_server.py",)), parameters, {})
+def _plan(subject: Subject, settings: Settings, start: Start, place: str) -> LaunchPlan:
+    program = Program(subject.name, program_files(start.programs), start.parameters, {})
     folders = {"engine": subject.engine, "tokenizer": subject.tokenizer, "repository": subject.repository}
-    plan = _mounted(program, mounts, place, folders, Limits(shm_mb=settings.shm_mb))
+    plan = _mounted(program, start.mounts, place, folders, Limits(shm_mb=settings.shm_mb))
     return replace(plan, network=True)
-
-
-def _files(names: tuple[str, ...]) -> dict[str, str]:
-    return {name: os.path.join(_PROGRAMS, name) for name in names}
 
 
 def _mounted(
@@ -200,9 +185,9 @@ async def lay_out_repository(
     `folders` are those of the stage `Repository` by role, `options` its parameters. Raises `HermeticError`
     (recipe/repository-failed) with what the stage said.
     """
-    mounts = await launcher.environment(_known(launcher), lambda *_: None)
+    mounts = await launcher.environment(next(iter(launcher.identities)), lambda *_: None)
     defaults = {name: Repository.model_fields[name].get_default(call_default_factory=True) for name in _OPTIONS}
-    program = Program(name, _files(Repository.programs), {**defaults, **options}, {})
+    program = Program(name, program_files(Repository.programs), {**defaults, **options}, {})
     plan = await asyncio.to_thread(_mounted, program, mounts, place, folders, Limits())
     tail = _Tail(asyncio.get_running_loop().create_future(), lambda _: None)
     ended = await runner.run(plan, log=None, on_output=tail.heard)

@@ -1,4 +1,4 @@
-"""The command line of Triton with TensorRT-LLM's backend: the same whether hermetic starts it or a file that it wrote."""
+"""The command line of Triton with TensorRT-LLM's backend, whether hermetic starts it or a file that it wrote."""
 
 from __future__ import annotations
 
@@ -9,9 +9,22 @@ from hermetic.errors import Domain, HermeticError
 from hermetic.recipe.image_reference import parse_reference
 from hermetic.serve.launch_ports import Ports
 
-__all__ = ["Binary", "Settings", "command", "pinned"]
+__all__ = ["Binary", "Place", "Settings", "command", "pinned"]
 
 _REPOSITORY: Final = "/build/in/repository/repository"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where Triton comes from for engines of TensorRT-LLM, as the user says it: an `image` by its digest, or else the
+    program `triton` of this machine with its folder `backends`. `gpu` is a product, or "none", for an engine whose GPU
+    nothing else tells.
+    """
+
+    image: str = ""
+    triton: str = ""
+    backends: str = ""
+    gpu: str = ""
 
 
 @dataclass(frozen=True)
@@ -22,6 +35,7 @@ class Settings:
     ports: Ports = field(default_factory=Ports)
     drain_s: int = 30
     shm_mb: int = 1024
+    place: Place = field(default_factory=Place)
 
 
 @dataclass(frozen=True)

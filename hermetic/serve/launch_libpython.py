@@ -10,7 +10,7 @@ from hermetic.errors import Domain, HermeticError
 from hermetic.sandbox.environments import EnvironmentMounts, Identity
 from hermetic.sandbox.plan import Mount
 
-__all__ = ["FOLDER", "with_libpython"]
+__all__ = ["FOLDER", "find_libpython", "with_libpython"]
 
 #: Where it is mounted if the environment's own libraries lack it; `triton_server.py` looks there last.
 FOLDER = "/build/env/libpython"
@@ -29,15 +29,20 @@ def with_libpython(mounts: EnvironmentMounts, identity: Identity) -> Environment
     name = f"libpython{interpreter.minor}.so.1.0"
     if any(mount.target == _SYSTEM and os.path.exists(f"{mount.source}/{name}") for mount in mounts.mounts):
         return mounts
-    for folder in _folders(interpreter.executable):
-        path = os.path.realpath(f"{folder}/{name}")
-        if os.path.isfile(path):
-            return replace(mounts, mounts=(*mounts.mounts, Mount(path, f"{FOLDER}/{name}")))
+    path = find_libpython(interpreter.executable, name)
+    if path:
+        return replace(mounts, mounts=(*mounts.mounts, Mount(path, f"{FOLDER}/{name}")))
     message = f"{name} is not there, and Triton's python backend needs it beside {interpreter.executable}"
     hint = (
         f"apt-get install libpython{interpreter.minor}, or use a Python of uv (uv python install {interpreter.minor})"
     )
     raise HermeticError(Domain.ENVIRONMENT, "no-libpython", message, hint=hint)
+
+
+def find_libpython(executable: str, name: str) -> str:
+    """The path of the library `name` of the interpreter `executable`, or ""."""
+    found = (os.path.realpath(f"{folder}/{name}") for folder in _folders(executable))
+    return next(filter(os.path.isfile, found), "")
 
 
 def _folders(executable: str) -> Iterator[str]:

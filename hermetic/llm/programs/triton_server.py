@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
+
+sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
+
+from triton_start import follow
 
 TRITON = Path("/build/env/wheels/pytriton/tritonserver")  # in the wheel nvidia-pytriton
 LIBRARIES = "/build/env/wheels/nvidia_pytriton.libs"
@@ -36,12 +37,7 @@ def main() -> int:
     libraries = f"{LIBRARIES}:/build/env/system:/build/env/libpython"
     variables = os.environ | {"HWLOC_HIDE_ERRORS": "2"}  # OpenVINO's threads ask for /sys, which a sandbox has not
     variables |= {"LD_LIBRARY_PATH": libraries, "PATH": f"{TOOLS}:{os.environ['PATH']}"}
-    with subprocess.Popen(_command(asked), stdin=subprocess.DEVNULL, env=variables) as server:
-        ended = os.pidfd_open(server.pid)
-        ready, _, _ = select.select([sys.stdin.fileno(), ended], [], [])
-        if ended not in ready:
-            server.send_signal(signal.SIGTERM)
-        return server.wait()
+    return follow(_command(asked), variables)
 
 
 def _lay_out_backend(folder: Path) -> None:

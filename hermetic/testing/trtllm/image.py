@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -33,6 +33,7 @@ WHISPER: Final = f"{_MODELS}/whisper/convert_checkpoint.py"
 QUANTIZE: Final = "/app/tensorrt_llm/examples/quantization/quantize.py"
 
 _HERE: Final = Path(__file__).parent
+File = tuple[str, bytes | str | Path, bool]  # name; content, text of a symlink, or file to copy; whether executable
 _OCI: Final = "application/vnd.oci.image"
 _EPOCH: Final = 315532800
 _APPLETS: Final = ("sh", "cat", "cp", "echo", "env", "id", "ls", "mkdir", "rm", "sleep", "timeout", "true")
@@ -85,11 +86,13 @@ def build_image(
     *,
     packages: Mapping[str, bytes] = _NOTHING,
     variables: Mapping[str, str] = _SETTINGS,
+    files: Sequence[File] = (),
 ) -> StandinImage:
     """Write an OCI layout with a stand-in for TensorRT-LLM `version` into `folder`, which may have others already.
 
     `packages` are files below site-packages, also in place of the stand-in's own; `variables` go into its environment
-    (``STANDIN_…``: how it misbehaves) and, where there are any, its digest into the tag. Takes about a second.
+    (``STANDIN_…``: how it misbehaves) and, where there are any, its digest into the tag. `files` are a layer of their
+    own. Takes about a second.
 
     Raises `HermeticError`: recipe/unknown-version for a version whose options nobody wrote down, and
     environment/unsupported-interpreter.
@@ -98,6 +101,7 @@ def build_image(
     (target / "blobs/sha256").mkdir(parents=True, exist_ok=True)
     found = interpreter.describe("")
     layers = [_layer(target, _base(found)), _layer(target, _tools(found, version, packages))]
+    layers += [_layer(target, iter(files))] if files else []
     told = [f"{name}={value}" for name, value in sorted(variables.items())]
     tag = f"standin-{version}" + (f"-{hashlib.sha256(_json(told)).hexdigest()[:8]}" if told else "")
     settings = {
@@ -118,10 +122,7 @@ def build_image(
     return StandinImage(target, described["digest"], tag, found.version)
 
 
-_File = tuple[str, "bytes | str | Path", bool]  # name; content, text of a symlink, or file to copy; whether executable
-
-
-def _base(found: interpreter.Interpreter) -> Iterator[_File]:
+def _base(found: interpreter.Interpreter) -> Iterator[File]:
     """An interpreter below /usr with the libraries that manylinux names, and a shell."""
     own, system = python.assemblies(found)
     for below, tree in (("usr", own), ("usr/lib", system)):
@@ -136,7 +137,7 @@ def _base(found: interpreter.Interpreter) -> Iterator[_File]:
         yield from ((f"usr/bin/{name}", "busybox", False) for name in _APPLETS)
 
 
-def _tools(found: interpreter.Interpreter, version: str, packages: Mapping[str, bytes]) -> Iterator[_File]:
+def _tools(found: interpreter.Interpreter, version: str, packages: Mapping[str, bytes]) -> Iterator[File]:
     """The package ``tensorrt_llm`` and what starts it."""
     site = f"usr/{found.inside}/site-packages"
     options = options_json(version)
@@ -170,7 +171,7 @@ def _start(module: str, tool: str) -> bytes:
     return f'{_START}{body}    sys.exit(main(["{tool}", *sys.argv[1:]]))\n'.encode()
 
 
-def _layer(target: Path, files: Iterator[_File]) -> dict[str, Any]:
+def _layer(target: Path, files: Iterator[File]) -> dict[str, Any]:
     """An uncompressed layer, written once; the same files always give the same bytes."""
     partial = target / "blobs/sha256/.partial"
     with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as archive:
