@@ -45,7 +45,7 @@ def _facts(facts: Mapping[str, Any]) -> Iterator[str]:
     for device in gpu["devices"]:
         yield f"gpu       {device['product']}, {device['memory_gib']} GiB, sm {device['sm']}, {device['uuid']}"
     if gpu["devices"]:
-        yield f"driver    {gpu['driver']}, CUDA {gpu['cuda'] or 'unknown'}, by {gpu['source']}"
+        yield f"driver    {gpu['driver']}, CUDA {gpu['cuda'] or 'unknown'}, by {gpu['source']}{_serves(gpu['driver'])}"
     else:
         yield f"gpu       none: {gpu['reason']}"
     for name, found in facts["runtimes"].items():
@@ -57,6 +57,14 @@ def _facts(facts: Mapping[str, Any]) -> Iterator[str]:
     for name, found in {**facts["tools"], "nix": facts["nix"]}.items():
         yield f"{name:9} {_one(found)}"
     yield f"logins    {', '.join(facts['registries']) or 'none'}"
+
+
+def _serves(driver: str) -> str:
+    """Which images can run here, by their CUDA."""
+    from hermetic.llm.support.releases import newest_cuda
+
+    newest = newest_cuda(driver)
+    return f"; images with CUDA {newest} and before" if newest else ""
 
 
 def _one(found: Mapping[str, Any]) -> str:

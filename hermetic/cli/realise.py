@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from hermetic.cli import approved, console, options, settings
+from hermetic.cli import approved, console, drivers, options, settings
 from hermetic.cli.common import Opened, opened
 from hermetic.errors import Domain, HermeticError
 from hermetic.realise.display import Live, Plain, State
@@ -58,6 +58,7 @@ def command(
     if dry_run:
         _dry_run(session, as_json=as_json)
         return
+    drivers.refuse(session)
     chosen = Options(
         jobs=jobs or _jobs(),
         keep_failed=keep_failed,

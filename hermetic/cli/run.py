@@ -7,7 +7,7 @@ import sys
 import click
 
 from hermetic.canonical import Value
-from hermetic.cli import approved, options
+from hermetic.cli import approved, drivers, options
 from hermetic.cli.common import opened
 from hermetic.cli.realise import indexes, listener
 from hermetic.realise.ask import ask
@@ -31,6 +31,7 @@ def command(
     session = opened(reference, sets, store)
     if any(session.store.realisation(item.key) is None for item in session.evaluated.wanted):
         approved.refuse(session, testing=False)
+        drivers.refuse(session)
         with listener(session.store, as_json=False) as display:
             realise(session.evaluated, session.store, Options(indexes=indexes()), display)
     parameters: dict[str, Value] = {"prompt": prompt, "max_new_tokens": max_new_tokens, "system": system}

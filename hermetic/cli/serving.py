@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from hermetic.cli import approved, console, settings
+from hermetic.cli import approved, console, drivers, settings
 from hermetic.cli.common import Opened, open_store, opened
 from hermetic.cli.realise import indexes, listener
 from hermetic.errors import Domain, HermeticError
@@ -105,6 +105,7 @@ def _said_by(stage: Repository, folders: dict[str, str]) -> tuple[Known, Image |
 def _realise(session: Opened) -> None:
     """The target and what it serves: an engine may have been collected since its repository was made."""
     approved.refuse(session, testing=False)
+    drivers.refuse(session)
     with listener(session.store, as_json=False) as display:
         realise(session.evaluated, session.store, Options(indexes=indexes()), display)
 

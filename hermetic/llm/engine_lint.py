@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from hermetic.llm import memory, tensorrt_llm
+from hermetic.llm.drivers import cuda_of
 from hermetic.llm.findings import Finding, Severity
 from hermetic.llm.origins import origins
 from hermetic.llm.quantise import Quantise
@@ -83,10 +84,10 @@ def _gpu(engine: Engine) -> Iterator[Finding]:
     """The CUDA of the image against the GPU's compute capability."""
     if engine.gpu is None or not isinstance(engine.environment, Image):
         return
-    held = contents(engine.environment.reference)
+    cuda = cuda_of(engine.environment)
     needed, source = cuda_for(engine.gpu.sm.replace(".", ""))
-    if held is not None and held.cuda and needed and is_older(held.cuda, needed):
-        message = f"{engine.gpu} needs CUDA {needed}, and {engine.environment.reference} has {held.cuda}"
+    if cuda and needed and is_older(cuda, needed):
+        message = f"{engine.gpu} needs CUDA {needed}, and {engine.environment.reference} has {cuda}"
         hint = f"an image with CUDA {needed} or later, and the driver that goes with it"
         yield Finding("gpu-and-image", Severity.ERROR, "gpu", message, hint, source)
 

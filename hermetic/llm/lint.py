@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from hermetic.llm import engine_lint, triton_lint
+from hermetic.llm import drivers, engine_lint, triton_lint
 from hermetic.llm.findings import Checks, Finding, Severity
 from hermetic.recipe import Host, Recipe, Stage
 
@@ -30,6 +30,12 @@ def host_environments(recipe: Recipe) -> Iterator[Finding]:
         if isinstance(stage.environment, Host):
             message = "it runs with files of this machine, so its key means little elsewhere"
             yield about(stage, name, "host-environment", Severity.NOTE, message, "an Image or a PythonEnv")
+
+
+@RECIPES
+def driver(recipe: Recipe) -> Iterator[Finding]:
+    """The driver that the recipe says it is for, against the images of its stages."""
+    yield from drivers.findings(recipe.names.items())
 
 
 RECIPES(engine_lint.findings)

@@ -33,7 +33,8 @@ class Gpu(BaseModel):
     `portable="sm"` is for results that any GPU of one compute capability may make and use: only `sm` and `count`
     enter the key, and a GPU of another product is taken.
 
-    `at_least_gib` is a requirement: it chooses among GPUs and is not in the key.
+    `at_least_gib` and `at_least_driver` (``"580.65"``) are requirements, and not in the key: the first chooses among
+    GPUs, the second is the oldest driver that it is for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -44,6 +45,7 @@ class Gpu(BaseModel):
     count: Annotated[int, Field(ge=1)] = 1
     portable: Literal["", "sm"] = ""
     at_least_gib: Annotated[int, Field(ge=0)] = 0
+    at_least_driver: Annotated[str, Field(pattern=r"^([0-9]+(\.[0-9]+)*)?$")] = ""
 
     def __init__(self, product: str = "", **data: Any) -> None:
         memory, sm = KNOWN_GPUS.get(product, (0, ""))

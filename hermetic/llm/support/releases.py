@@ -14,9 +14,11 @@ __all__ = [
     "First",
     "contents",
     "cuda_for",
+    "driver_for",
     "first_release",
     "first_release_of_model",
     "is_older",
+    "newest_cuda",
     "numbers",
     "of_release",
 ]
@@ -58,6 +60,18 @@ def cuda_for(sm: str) -> tuple[str, str]:
     table = _table()
     newest = sm in ("100", "120")
     return table["cuda_for"].get(sm, ""), table["sources"]["blackwell" if newest else "capability"]
+
+
+def driver_for(cuda: str) -> tuple[str, str]:
+    """The oldest driver that serves a CUDA such as "12.8", and where that is from; "" if not known."""
+    table = _table()["driver_for"]
+    return table.get(cuda.partition(".")[0], ""), _table()["sources"][table["source"]]
+
+
+def newest_cuda(driver: str) -> str:
+    """The last major version of CUDA, of those known here, that `driver` serves; "" if none, or no driver is given."""
+    known = ((int(cuda), least) for cuda, least in _table()["driver_for"].items() if cuda.isdigit())
+    return str(max((cuda for cuda, least in known if driver and not is_older(driver, least)), default=""))
 
 
 @dataclass(frozen=True, slots=True)
