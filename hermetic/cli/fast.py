@@ -109,7 +109,8 @@ def _plan(_: dict[str, Any], root: str, found: Remembered) -> tuple[str, str] | 
     graph = found.graph()
     in_place = _looked_up(graph.keys, graph.outputs, graph.needs, [key for key, _ in found.wanted], root)
     fetching = sum(graph.fetches[number] for number, there in in_place.items() if not there and number in graph.fetches)
-    if fetching > peek.free(root):
+    expected = [graph.expects[number] for number, there in in_place.items() if not there and number in graph.expects]
+    if fetching + sum(expected) > peek.free(root):
         return None  # there is a warning to give
     building = sum(not there and number not in graph.fetches for number, there in in_place.items())
     if building and peek.has_history(root):
@@ -121,7 +122,10 @@ def _plan(_: dict[str, Any], root: str, found: Remembered) -> tuple[str, str] | 
         if not in_place[number] and number in graph.fetches:
             action, reason = "fetch", plan_text.amount(graph.fetches[number])
         lines.append(plan_text.line(action, output[peek.KEY + 1 :], f"{root}/store/{output}", reason) + "\n")
-    return "".join(lines), plan_text.summary(building, len(in_place), fetching=fetching) + "\n"
+    note = plan_text.summary(building, len(in_place), fetching=fetching)
+    if expected:
+        note += plan_text.disk(fetching + sum(expected), building - len(expected))
+    return "".join(lines), note + "\n"
 
 
 def _looked_up(

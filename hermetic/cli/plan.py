@@ -69,7 +69,7 @@ def _document(step: Step, session: Opened, expected: dict[Key, Expected]) -> dic
     if step.action == "fetch" and derivation.fixed is not None:
         document["bytes"] = derivation.fixed.size
     if guess is not None:
-        document |= {"reason": guess.reason, "expected_seconds": guess.seconds, "expected_bytes": guess.size}
+        document |= {"reason": guess.reason, "expected_seconds": guess.seconds, "expected_bytes": guess.bytes}
     return document
 
 
@@ -88,6 +88,7 @@ def _summary(plan: Plan, expected: dict[Key, Expected], space: Disk) -> str:
     seconds = sum(guess.seconds or 0 for guess in expected.values())
     size = sum(guess.size or 0 for guess in expected.values())
     unknown = sum(guess.seconds is None for guess in expected.values())
+    estimated = any(guess.estimate for guess in expected.values())
     fetching = sum(item.fixed.size for item in plan.to_fetch if item.fixed is not None)
     text = plan_text.summary(len(plan.to_build), len(plan.steps), seconds, size, unknown, fetching)
-    return text + (plan_text.disk(space.needed, space.unknown) if size else "")
+    return text + (plan_text.disk(space.needed, space.unknown) if size or estimated else "")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DAMAGE", "Graph", "Remembered", "find", "remember"]
 
-_FORMAT = 3
+_FORMAT = 4
 _LENGTH = 8
 
 #: What reading a file that is not as we wrote it may raise.
@@ -33,18 +33,27 @@ DAMAGE = (OSError, ValueError, EOFError, TypeError, KeyError, IndexError)
 
 class Graph:
     """Derivations by number, inputs first: `keys` in hexadecimal, `outputs` as their names in ``store/`` are, and
-    `needs` the numbers of what each is built from. `fetches` has the bytes of those that are fetched, by number.
+    `needs` the numbers of what each is built from. `fetches` has the bytes of those that are fetched, by number,
+    `expects` those that a stage expects of itself.
     """
 
-    __slots__ = ("fetches", "keys", "needs", "outputs")
+    __slots__ = ("expects", "fetches", "keys", "needs", "outputs")
 
-    def __init__(self, keys: list[str], outputs: list[str], needs: list[list[int]], fetches: dict[int, int]) -> None:
+    def __init__(
+        self,
+        keys: list[str],
+        outputs: list[str],
+        needs: list[list[int]],
+        fetches: dict[int, int],
+        expects: dict[int, int],
+    ) -> None:
         if not len(keys) == len(outputs) == len(needs):
             raise ValueError("a damaged graph")
         self.keys = keys
         self.outputs = outputs
         self.needs = needs
         self.fetches = fetches
+        self.expects = expects
 
 
 class Remembered:
@@ -132,7 +141,7 @@ def remember(reference: str, overrides: Mapping[str, str], evaluated: Evaluated,
     _write(_file(asked), len(head).to_bytes(_LENGTH, "little") + head + marshal.dumps(_graph(evaluated)))
 
 
-def _graph(evaluated: Evaluated) -> tuple[list[str], list[str], list[list[int]], dict[int, int]]:
+def _graph(evaluated: Evaluated) -> tuple[list[str], list[str], list[list[int]], dict[int, int], dict[int, int]]:
     derivations = evaluated.graph.derivations
     numbers = {key: number for number, key in enumerate(derivations)}
     return (
@@ -140,6 +149,11 @@ def _graph(evaluated: Evaluated) -> tuple[list[str], list[str], list[list[int]],
         [f"{key.base32}-{derivation.name}" for key, derivation in derivations.items()],
         [[numbers[key] for _, key in derivation.built_inputs()] for derivation in derivations.values()],
         {numbers[key]: item.fixed.size for key, item in derivations.items() if item.fixed is not None},
+        {
+            numbers[key]: expected
+            for key, item in derivations.items()
+            if item.fixed is None and (expected := item.stage.expected_bytes())
+        },
     )
 
 

@@ -19,6 +19,7 @@ from pydantic import Field, InstanceOf, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from hermetic.errors import HermeticError
+from hermetic.llm import memory
 from hermetic.llm.findings import errors_of
 from hermetic.llm.quantise import Input, Positive
 from hermetic.llm.trtllm import check_values, table
@@ -92,6 +93,10 @@ class Convert(Stage):
 
     def parameters_in_key(self) -> dict[str, Any]:
         return {name: value for name, value in super().parameters_in_key().items() if value is not None}
+
+    def expected_bytes(self) -> int | None:
+        """The weights, as it stores them."""
+        return memory.weights_of(self)
 
 
 @functools.cache

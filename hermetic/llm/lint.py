@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from hermetic.llm import drivers, engine_lint, triton_lint
+from hermetic.llm import drivers, engine_lint, memory, triton_lint
 from hermetic.llm.findings import Checks, Finding, Severity
 from hermetic.recipe import Host, Recipe, Stage
 
@@ -30,6 +30,15 @@ def host_environments(recipe: Recipe) -> Iterator[Finding]:
         if isinstance(stage.environment, Host):
             message = "it runs with files of this machine, so its key means little elsewhere"
             yield about(stage, name, "host-environment", Severity.NOTE, message, "an Image or a PythonEnv")
+
+
+@RECIPES
+def disk(recipe: Recipe) -> Iterator[Finding]:
+    """What stages leave, against what they may hold."""
+    for stage, name in recipe.names.items():
+        for found in memory.disk_findings(stage):
+            place = f"{name}: {found.where}"
+            yield about(stage, place, found.code, found.severity, found.message, found.hint)
 
 
 @RECIPES

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Final
@@ -21,7 +22,7 @@ from hermetic.llm.capacity.estimate import CACHE_SHARE, CONTEXT_BYTES
 from hermetic.llm.findings import Finding, Severity
 from hermetic.recipe import FixedOutput, Gpu, Source, Stage
 
-__all__ = ["Need", "config_of", "findings", "need", "ranks", "towards"]
+__all__ = ["Need", "config_of", "disk_findings", "findings", "need", "ranks", "towards", "weights_of"]
 
 GIB: Final = 1 << 30
 #: Roles that lead from a stage to the checkpoint that it began with.
@@ -128,13 +129,16 @@ def _format(chain: list[Stage | Source], engine: Any) -> str:
     """How a stage of the recipe stores the weights, as `WEIGHT_FORMATS` names it; "" if none changes them."""
     asked = [getattr(item, "format", "") for item in chain]
     asked += [_WEIGHT_ONLY.get(getattr(item, "options", {}).get("weight_only_precision", ""), "") for item in chain]
-    asked.append(_BENCH.get(str(engine.options.get("quantization", "")), ""))
+    asked.append(_BENCH.get(str(getattr(engine, "options", {}).get("quantization", "")), ""))
     return next((name for name in asked if name in WEIGHT_FORMATS), "")
 
 
 def towards(engine: Any) -> Iterator[Stage | Source]:
     """The stages from the engine's checkpoint to where its weights came from, which is last."""
-    item: Stage | Source | None = engine.checkpoint
+    yield from _from(engine.checkpoint)
+
+
+def _from(item: Stage | Source | None) -> Iterator[Stage | Source]:
     while item is not None:
         yield item
         roles = item.inputs_by_role() if isinstance(item, Stage) else {}
@@ -151,6 +155,30 @@ def _count(chain: list[Stage | Source], engine: Any, name: str) -> int:
     options = engine.options
     given = next((getattr(item, name) for item in chain if isinstance(getattr(item, name, None), int)), 0)
     return int(given or options.get(f"{name}_size") or 1)
+
+
+def weights_of(stage: Stage) -> int | None:
+    """Bytes of the model's weights in what `stage`, an engine or a checkpoint on the way to one, leaves; None if not
+    known.
+    """
+    chain = list(_from(stage))
+    made, origin = _format(chain, stage), chain[-1]
+    if getattr(stage, "options", {}).get("strip_plan"):
+        return None
+    config = config_of(origin)
+    if config is not None and not _is_quantised(origin, config):
+        with suppress(HermeticError):  # not a model that is known
+            return estimate(read_shape(config), Serving(made or "none")).engine
+    return int(_stored(origin) * (WEIGHT_FORMATS[made].bits if made else 16) / 16) or None
+
+
+def disk_findings(stage: Stage) -> Iterator[Finding]:
+    """``disk-limit`` (a warning): what the stage will leave is more than it may hold."""
+    expected = stage.expected_bytes()
+    if stage.disk_mb and expected is not None and stage.disk_mb << 20 < expected:
+        message = f"it leaves about {_gib(expected)}, and may hold {_gib(stage.disk_mb << 20)}"
+        hint = f"disk_mb={-(-expected >> 20)} or more, or leave it out"
+        yield Finding("disk-limit", Severity.WARNING, "disk_mb", message, hint)
 
 
 def _from_config(origin: Stage | Source, engine: Any, serving: Serving) -> Need | None:

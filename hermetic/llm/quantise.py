@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, InstanceOf, model_validator
 from pydantic_core import PydanticCustomError
 
+from hermetic.llm import memory
 from hermetic.llm.support import FORMATS, Target, refusals
 from hermetic.recipe import Environment, PythonEnv, Source, Stage, evaluation
 
@@ -129,6 +130,10 @@ class Quantise(Stage):
     def parameters_in_full(self) -> dict[str, Any]:
         """As ever, with the device that the model is on. The GPU itself is in the key by its own name."""
         return super().parameters_in_full() | {"device": "cuda" if self.gpu is not None else "cpu"}
+
+    def expected_bytes(self) -> int | None:
+        """The weights, as it stores them."""
+        return memory.weights_of(self)
 
 
 def calibration(

@@ -102,6 +102,10 @@ class Quantise(Stage):
         """As ever, without the input that is not given."""
         return {name: value for name, value in super().parameters_in_full().items() if value is not None}
 
+    def expected_bytes(self) -> int | None:
+        """The weights, as it stores them."""
+        return memory.weights_of(self)
+
 
 class Engine(Stage):
     """``config.json``, one ``rank<N>.engine`` for each rank of the checkpoint, and the tokenizer's files.
@@ -183,6 +187,10 @@ class Engine(Stage):
 
     def parameters_in_key(self) -> dict[str, Any]:
         return {name: value for name, value in super().parameters_in_key().items() if name != "device_gib"}
+
+    def expected_bytes(self) -> int | None:
+        """The weights, which are nearly all of it."""
+        return memory.weights_of(self)
 
     @property
     def run_gpu(self) -> Gpu | None:

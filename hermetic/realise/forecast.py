@@ -23,11 +23,20 @@ _Earlier = dict[tuple[object, object], list[tuple[Key, Mapping[str, Value]]]]
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Of one stage to build: why, and the seconds and bytes of its last build (None: never built here)."""
+    """Of one stage to build: why, and the seconds and bytes of its last build (None: never built here).
+
+    `estimate` are bytes that the stage expects of itself if it never was (None: it does not know).
+    """
 
     reason: str
     seconds: float | None
     size: int | None
+    estimate: int | None = None
+
+    @property
+    def bytes(self) -> int | None:
+        """The best guess."""
+        return self.estimate if self.size is None else self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +44,7 @@ class Disk:
     """What the store's disk must hold: `needed` bytes more than now when all is done, `free` bytes there are now.
 
     Nothing is removed on the way and results are moved, not copied, so the end is the peak, but for the files that a
-    stage makes and does not keep. `unknown` stages never left a result here, and count for nothing.
+    stage makes and does not keep. `unknown` stages never left a result here and expect nothing, and count for nothing.
     """
 
     needed: int
@@ -51,10 +60,10 @@ class Disk:
 def disk(plan: Plan, expected: Mapping[Key, Expected], store: Store) -> Disk:
     """What `plan` takes of the disk."""
     fetched = sum(item.fixed.size for item in plan.to_fetch if item.fixed is not None)
-    built = sum(guess.size or 0 for guess in expected.values())
+    built = sum(guess.bytes or 0 for guess in expected.values())
     status = os.statvfs(store.root)
     return Disk(
-        fetched + built, status.f_bavail * status.f_frsize, sum(guess.size is None for guess in expected.values())
+        fetched + built, status.f_bavail * status.f_frsize, sum(guess.bytes is None for guess in expected.values())
     )
 
 
@@ -79,7 +88,10 @@ def _expected(
     same_stage = earlier.get((derivation.preimage["stage"], derivation.name), [])
     known = [found.size for key, _ in same_stage if (found := store.realisation(key)) is not None]
     reason = _reason(derivation, same_stage, store, now)
-    return Expected(reason, seconds.get(derivation.name), known[0] if known else None)
+    size = known[0] if known else None
+    return Expected(
+        reason, seconds.get(derivation.name), size, derivation.stage.expected_bytes() if size is None else None
+    )
 
 
 def _reason(

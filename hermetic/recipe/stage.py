@@ -144,6 +144,10 @@ class Stage(BaseModel):
         """`memory_mb` if the recipe gave it, else None."""
         return self.memory_mb if "memory_mb" in self.model_fields_set else None
 
+    def expected_bytes(self) -> int | None:
+        """About how many bytes its result takes, where that can be told before it was ever built; None if not."""
+        return None
+
     def inputs_by_role(self) -> dict[str, Stage | Source]:
         """The stages and sources this one reads, by role."""
         return dict(self._inputs())
