@@ -11,7 +11,7 @@ loads the checkpoint itself, with the FP8 block scales as they are. Its README a
 """
 
 from hermetic import Gpu, Image, hub_snapshot, param
-from hermetic.llm.pytorch import PyTorchModel
+from hermetic.llm.pytorch import Manifest, PyTorchModel
 from hermetic.llm.smoke import Smoke
 from hermetic.llm.triton import triton_repository
 
@@ -50,6 +50,8 @@ model = PyTorchModel(
 
 smoke = Smoke(engine=model)
 
-repository = triton_repository(model, smoke=smoke)
+manifest = Manifest(engine=model, smoke=smoke)
+
+repository = triton_repository(model, manifest=manifest)
 
 default = repository

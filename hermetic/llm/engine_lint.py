@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from hermetic.llm import memory, tensorrt_llm
+from hermetic.llm import memory, pytorch, tensorrt_llm
 from hermetic.llm.drivers import cuda_of
 from hermetic.llm.findings import Finding, Severity
 from hermetic.llm.origins import origins
@@ -52,7 +52,7 @@ def untested(recipe: Recipe) -> Iterator[Finding]:
         test.engine: name for test, name in recipe.names.items() if isinstance(test, Smoke)
     }
     for stage, name in recipe.names.items():
-        if not isinstance(stage, tensorrt_llm.Manifest | Repository) or stage.engine not in tests:
+        if not isinstance(stage, tensorrt_llm.Manifest | pytorch.Manifest | Repository) or stage.engine not in tests:
             continue
         if not any(isinstance(one, Smoke) and one.engine is stage.engine for one in _needed(stage)):
             message = f"it is made even if {tests[stage.engine]}, the smoke test of its engine, fails"

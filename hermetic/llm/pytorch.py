@@ -21,10 +21,11 @@ from pydantic import Field, InstanceOf, model_validator
 from pydantic_core import PydanticCustomError
 
 from hermetic.llm.environments import files_environment
+from hermetic.llm.origins import origins
 from hermetic.llm.quantise import Input, Positive
-from hermetic.recipe import Environment, Gpu, Stage
+from hermetic.recipe import Environment, Gpu, Image, Stage
 
-__all__ = ["PyTorchModel"]
+__all__ = ["Manifest", "PyTorchModel"]
 
 _DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "support", "llm-args.toml")
 _TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool, "dict": dict}
@@ -97,6 +98,50 @@ class PyTorchModel(Stage):
     @property
     def run_gpu(self) -> Gpu | None:
         return self.runtime_gpu
+
+
+class Manifest(Stage):
+    """``manifest.json`` of a `PyTorchModel`, in the form that an engine's has: every file with its SHA-256 and BLAKE3,
+    the arguments, the quantisation, the tokenizer, the commits and container digests that it came from and runs in.
+
+    `calibration` and `checkpoint`, where given, are listed file by file. With `smoke`, a `hermetic.llm.smoke.Smoke`,
+    there is no manifest of a model that has failed, and its report is in it.
+    """
+
+    kind: ClassVar[str] = "tensorrt-llm-pytorch.manifest"
+    version: ClassVar[int] = 1
+    programs: ClassVar[tuple[str, ...]] = (
+        "trtllm_pytorch_manifest.py",
+        "build_options.py",
+        "file_digests.py",
+        "model_yaml.py",
+        "stage_file.py",
+    )
+    platform: ClassVar[tuple[str, ...]] = ()
+
+    environment: InstanceOf[Environment] = Field(default_factory=files_environment)
+    engine: InstanceOf[PyTorchModel]
+    checkpoint: Input | None = None
+    calibration: Input | None = None
+    smoke: Input | None = None
+
+    def parameters_in_full(self) -> dict[str, Any]:
+        """What the recipe knows and no file says."""
+        model, came_from = self.engine, origins(self.engine)
+        gpu, runtime = model.runtime_gpu, model.runtime
+        serving = {runtime.digest} if isinstance(runtime, Image) else set()
+        return {
+            "gpu": gpu.identity() if gpu is not None and gpu.declared else {},
+            "release": model.release,
+            "ranks": model.tp * model.pp,
+            "requested": dict(model.options),
+            "containers": sorted({*came_from.containers, *serving}),
+            "snapshots": came_from.snapshots,
+        }
+
+    def parameters_in_key(self) -> dict[str, Any]:
+        """All of them: none has a default."""
+        return self.parameters_in_full()
 
 
 def _is_parameter(name: str, value: object) -> bool:

@@ -79,8 +79,7 @@ def _plan(stage: Repository) -> Iterator[Finding]:
 
 
 def _manifest(stage: Repository) -> Iterator[Finding]:
-    # Of the kind tensorrt-llm-pytorch there is no manifest to give: its folder is read when the repository is made.
-    if stage.manifest is None and not isinstance(stage.engine, PyTorchModel):
+    if stage.manifest is None:
         message = "no manifest is given, so its engine is promised as it is found when the repository is made"
         yield Finding("repository-without-manifest", Severity.NOTE, "manifest", message, "manifest=Manifest(...)")
 

@@ -18,7 +18,7 @@ from hermetic.testing.trtllm.image import StandinImage, build_image
 RECIPE = """\
 from hermetic import Image, Source
 from hermetic.llm import tensorrt_llm
-from hermetic.llm.pytorch import PyTorchModel
+from hermetic.llm.pytorch import Manifest, PyTorchModel
 from hermetic.llm.smoke import Smoke
 from hermetic.llm.triton import triton_repository
 
@@ -34,6 +34,8 @@ model = PyTorchModel(
     checkpoint=Source("model"), release="1.2.1", runtime=image, options={{"guided_decoding_backend": "xgrammar"}}
 )
 model_smoke = Smoke(engine=model)
+model_manifest = Manifest(engine=model, smoke=model_smoke)
+model_repository = triton_repository(model, manifest=model_manifest)
 default = manifest
 """
 TINY = Path(__file__).parents[2] / "recipes" / "tiny_qwen3" / "model"
@@ -89,6 +91,12 @@ def test_a_checkpoint_of_the_pytorch_kind(recipe, cli) -> None:
     steps = [json.loads(line) for line in cli("plan", f"{file}#model", "--json").lines]
     assert {step["action"] for step in steps} == {"in-place"}  # the smoke test is a check of it
     assert "an answer of the STAND-IN." in cli("run", f"{file}#model", "Who are you?").stdout
+    published = cli("realise", f"{file}#model_repository", "--no-link")
+    assert published.exit_code == 0, published.stderr
+    manifest = json.loads(Path(cli("path", f"{file}#model_manifest").lines[0], "manifest.json").read_text())
+    assert [answer["end"] for answer in manifest["smoke"]["answers"]] == ["end token"]
+    deployment = json.loads(Path(published.lines[0], "deployment.json").read_text())
+    assert deployment["engine"]["files"] == manifest["files"]
 
 
 @pytest.mark.slow
