@@ -6,6 +6,7 @@ NVIDIA's backend can't be had here: a STAND-IN for it (`hermetic.testing.triton`
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import urllib.request
@@ -17,8 +18,9 @@ import pytest
 import triton_kit
 from blake3 import blake3
 from test_triton_kinds import engine
-from triton_kit import Server, Tiny, none_is_left, serving
+from triton_kit import Server, Tiny, free_ports, hermetic, none_is_left, serving
 
+from hermetic.sandbox.gpu_lease import lease
 from hermetic.testing.gpu import H100, H200, stand_in_gpus
 from hermetic.testing.triton.layout import StandinTriton, build_triton_image, lay_out_triton
 from hermetic.testing.trtllm.image import StandinImage
@@ -54,7 +56,7 @@ def made(tmp_path: Path) -> Made:
 
     def make(gpu: object = H100_SAID, **options: Any) -> Path:
         folder = engine(tmp_path / "engine", **options)
-        files = {path.name: _digests(path) for path in folder.iterdir()}
+        files = {path.name: _digests(path) for path in folder.iterdir() if path.name != "manifest.json"}
         said = {"manifest": 1, "kind": "tensorrt-llm", "platform": {"gpu": gpu}, "files": files}
         (folder / "manifest.json").write_text(json.dumps(said))
         return folder
@@ -98,3 +100,84 @@ def test_one_rank_with_a_given_triton(given: StandinTriton, made: Made, machine:
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait() == 0
     none_is_left(server.ready["http"])
+
+
+def test_two_ranks_with_a_given_triton(given: StandinTriton, made: Made, machine: Any) -> None:
+    """Under the stand-in for mpirun; the GPUs are held until the end, and an end lets requests come to theirs."""
+    cards = (H100(0), H200(1), H100(2))
+    variables = machine(*cards) | {
+        "PYTHONPATH": str(given.site),
+        "PATH": f"{given.program.parent}:{os.environ['PATH']}",
+    }
+    with serving(*words(made(world=2), *of(given)), **variables) as server:
+        assert generate(server, text_input="What is a store path?", max_tokens=8)["text_output"]
+        server.said.wait_for("rank 0 of 2, GPUs 0,1")
+        server.said.wait_for("rank 1 of 2, GPUs 0,1")
+        assert held(variables, H100(0), H100(2))
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait() == 0
+    none_is_left(server.ready["http"])
+    assert not held(variables, H100(0), H100(2))
+
+
+def held(variables: dict[str, str], *devices: Any) -> bool:
+    """Whether each of `devices` is leased by somebody."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HERMETIC_GPU_LOCKS", variables["HERMETIC_GPU_LOCKS"])
+        found = [lease([device], 1) for device in devices]
+    for one in found:
+        if one is not None:
+            one.release()
+    return found == [None] * len(devices)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_in_an_image(image: StandinImage, made: Made, machine: Any, world: int) -> None:
+    """By its digest; a kill leaves nothing."""
+    name = f"{image.reference}@{image.digest}"
+    variables = machine(H100(0), H100(1)) | {"TRITON_IMAGE": name}
+    with serving(*words(made(world=world)), **variables) as server:
+        assert generate(server, text_input="What is a store path?", max_tokens=8)["text_output"]
+        server.said.wait_for(f"rank {world - 1} of {world}, GPUs {'0,1'[: 2 * world - 1]}")
+        server.process.kill()
+    none_is_left(server.ready["http"])
+    assert not held(variables, H100(0))
+
+
+def refused(folder: Path, *more: str | Path, **variables: str) -> str:
+    """What ``hermetic serve triton`` says before anything is started; its exit code is that of the environment."""
+    ports = [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), free_ports(3), strict=True)]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        done = hermetic("serve", "triton", *words(folder, *more), *ports)
+    assert done.returncode == 4, done.stderr
+    assert "model_lifecycle" not in done.stderr
+    return done.stderr
+
+
+def test_what_is_not_there_is_said_with_what_is_needed(given: StandinTriton, made: Made, machine: Any) -> None:
+    engine_of = made(world=2)
+    with_h100s = machine(H100(0), H100(1)) | {"PYTHONPATH": str(given.site)}
+    said = refused(engine_of, **with_h100s)
+    assert "error[environment/kind-not-here]" in said
+    nothing = {"HERMETIC_TEST_GPUS": "", "PYTHONPATH": str(given.site)}
+    said = refused(engine_of, *of(given), **nothing)
+    assert "error[environment/gpu-missing]" in said
+    assert "needs 2 x NVIDIA H100 80GB HBM3 (80 GiB, sm 9.0), and this machine has no GPU" in said
+    said = refused(engine_of, *of(given), **with_h100s)
+    assert "error[environment/no-backend]" in said  # for two ranks
+    assert "mpirun" in said
+
+
+def test_another_gpu_and_another_release_are_refused_naming_both(
+    given: StandinTriton, made: Made, machine: Any
+) -> None:
+    variables = machine(H200()) | {"PYTHONPATH": str(given.site)}
+    said = refused(made(), *of(given), **variables)
+    assert "error[environment/gpu-mismatch]" in said
+    assert "declared for 1 x NVIDIA H100 80GB HBM3 (80 GiB, sm 9.0), but this machine has NVIDIA H200" in said
+    said = refused(made({"sm": "9.0", "count": 1}, release="1.2.0"), *of(given), **variables)
+    assert "error[environment/release-mismatch]" in said
+    assert "is of TensorRT-LLM 1.2.0, and the Triton" in said
+    assert "has TensorRT-LLM 1.2.1" in said

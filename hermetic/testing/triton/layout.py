@@ -71,7 +71,7 @@ def build_triton_image(folder: Path, wheels: Path, version: str = "1.2.1") -> St
     files = [(f"opt/tritonserver/{name}", content, executable) for name, content, executable in _triton(wheels, found)]
     files += _site(wheels, version, f"usr/{found.inside}/site-packages")
     shell = runpy.run_path(f"{PROGRAMS}/triton_server.py")["SHELL"]
-    files.append(("usr/bin/bash", f"#!/usr/bin/env -S python3 -ISB\n{shell}".encode(), True))
+    files.append(("usr/bin/bash", f"#!/usr/bin/python3 -ISB\n{shell}".encode(), True))
     variables = {"LD_LIBRARY_PATH": "/opt/tritonserver/lib", "PATH": "/opt/tritonserver/bin:/usr/local/bin:/usr/bin"}
     return build_image(folder, version, files=files, variables=variables)
 
