@@ -45,7 +45,7 @@ def needs(name: str, engine: str, deployment: Deployment, known: Known, declared
         raise HermeticError(Domain.USAGE, "gpu-declared", message)
     if gpu is not None:
         gpu = gpu.model_copy(update={"count": deployment.world})
-    return Needs(gpu, _release(engine, deployment, known))
+    return Needs(gpu, _release(engine, deployment, manifest) or known.release)
 
 
 def _gpu(manifest: Mapping[str, Any], known: Known) -> Gpu | None:
@@ -69,10 +69,12 @@ def _declared(name: str, declared: str) -> Gpu | None:
     return None if declared == "none" else Gpu(declared)
 
 
-def _release(engine: str, deployment: Deployment, known: Known) -> str:
-    """An engine runs in the release that serialised it; a checkpoint of the LLM API says of none."""
+def _release(engine: str, deployment: Deployment, manifest: Mapping[str, Any]) -> str:
+    """An engine runs in the release that serialised it; of a checkpoint for the LLM API the manifest says one, if any
+    does.
+    """
     if deployment.kind != "tensorrt-llm":
-        return known.release
+        return str(manifest.get("tools", {}).get("tensorrt_llm", ""))
     return str(_read(os.path.join(engine, "config.json"), "engine-invalid").get("version", "unknown"))
 
 

@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ import pytest
 import triton_kit
 from blake3 import blake3
 from test_triton_kinds import engine
-from triton_kit import Server, Tiny, free_ports, hermetic, none_is_left, serving
+from triton_kit import Server, Tiny, environment, free_ports, none_is_left, serving
 
 from hermetic.sandbox.gpu_lease import lease
 from hermetic.testing.gpu import H100, H200, stand_in_gpus
@@ -147,10 +149,8 @@ def test_in_an_image(image: StandinImage, made: Made, machine: Any, world: int) 
 def refused(folder: Path, *more: str | Path, **variables: str) -> str:
     """What ``hermetic serve triton`` says before anything is started; its exit code is that of the environment."""
     ports = [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), free_ports(3), strict=True)]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        done = hermetic("serve", "triton", *words(folder, *more), *ports)
+    command = [sys.executable, "-m", "hermetic", "serve", "triton", *map(str, words(folder, *more)), *ports]
+    done = subprocess.run(command, env=environment(**variables), capture_output=True, text=True, check=False)
     assert done.returncode == 4, done.stderr
     assert "model_lifecycle" not in done.stderr
     return done.stderr
