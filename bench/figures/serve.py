@@ -19,6 +19,8 @@ from bench.place import Place
 from bench.rows import Row
 from bench.timing import Command, Failed, once
 
+__all__ = ["ask", "measure", "paced", "running", "stages"]
+
 STREAMS = (1, 16, 64)
 TOKENS = 200
 FLOOR = 0.95
@@ -38,18 +40,18 @@ class Up:
 
 def measure(place: Place) -> Iterator[Row]:
     """Client, proxy and Triton share the cores. Ways take turns, so that what else the machine does hits them alike."""
-    repository, engine = _stages(place)
-    with _up(place, engine, _paced(place, repository, "10.0")) as up:
+    repository, engine = stages(place)
+    with running(place, engine, paced(place, repository, "10.0")) as up:
         for streams in STREAMS:
             yield from _rates(up, streams)
         yield from _firsts(up)
-    with _up(place, engine, _paced(place, repository, "0.0")) as up:
+    with running(place, engine, paced(place, repository, "0.0")) as up:
         for streams in STREAMS:
             yield from _unpaced(up, streams)
 
 
 def _rates(up: Up, streams: int) -> Iterator[Row]:
-    pairs = [(_ask(up, "ensemble", streams), _ask(up, "proxy", streams)) for _ in range(3)]
+    pairs = [(ask(up, "ensemble", streams), ask(up, "proxy", streams)) for _ in range(3)]
     ensemble, proxy = (statistics.median(_rate(pair[turn]) for pair in pairs) for turn in (0, 1))
     what = f"{streams} streams, 10 ms a token"
     yield Row("serve", f"{what}: ensemble by gRPC", ensemble, "tokens/s", runs=3)
@@ -62,7 +64,7 @@ def _firsts(up: Up) -> Iterator[Row]:
     found: dict[str, list[float]] = {"ensemble": [], "tensorrt_llm": [], "proxy": []}
     for _ in range(4):
         for way in found:
-            found[way] += _ask(up, way, 1, tokens=2, requests=FIRSTS // 4)["first"]
+            found[way] += ask(up, way, 1, tokens=2, requests=FIRSTS // 4)["first"]
     medians = {way: statistics.median(times) * 1000 for way, times in found.items()}
     for way, median in medians.items():
         yield Row("serve", f"time to first token, {way}", median, "ms", runs=FIRSTS)
@@ -74,9 +76,9 @@ def _firsts(up: Up) -> Iterator[Row]:
 
 def _unpaced(up: Up, streams: int) -> Iterator[Row]:
     what = f"{streams} streams, unpaced"
-    ensemble = _rate(_ask(up, "ensemble", streams, tokens=500))
+    ensemble = _rate(ask(up, "ensemble", streams, tokens=500))
     before = _cpu(up.pid)
-    found = _ask(up, "proxy", streams, tokens=500)
+    found = ask(up, "proxy", streams, tokens=500)
     used = _cpu(up.pid) - before
     yield Row("serve", f"{what}: ensemble by gRPC", ensemble, "tokens/s")
     yield Row("serve", f"{what}: proxy", _rate(found), "tokens/s")
@@ -88,7 +90,8 @@ def _rate(found: dict[str, Any]) -> float:
     return float(found["tokens"] / found["seconds"])
 
 
-def _ask(up: Up, way: str, streams: int, *, tokens: int = TOKENS, requests: int = 1) -> dict[str, Any]:
+def ask(up: Up, way: str, streams: int, *, tokens: int = TOKENS, requests: int = 1) -> dict[str, Any]:
+    """What a client says that asks through `way`, as ``bench.asking`` has it: each of `streams`, `requests` times."""
     port = up.proxy if way == "proxy" else up.grpc
     words = [sys.executable, "-m", "bench.asking", way, *map(str, (port, streams, tokens, requests))]
     found: dict[str, Any] = json.loads(once(Command(words)).stdout.splitlines()[-1])
@@ -110,7 +113,7 @@ def _environment(place: Place) -> dict[str, str]:
     return {**os.environ, "HERMETIC_STORE": str(store), "PYTHONPATH": str(place.repository)}
 
 
-def _stages(place: Place) -> tuple[Path, Path]:
+def stages(place: Place) -> tuple[Path, Path]:
     """Repository and engine of the tiny recipe."""
     found = []
     for stage in ("repository", "engine"):
@@ -120,7 +123,7 @@ def _stages(place: Place) -> tuple[Path, Path]:
     return found[0], found[1]
 
 
-def _paced(place: Place, repository: Path, pace_ms: str) -> Path:
+def paced(place: Place, repository: Path, pace_ms: str) -> Path:
     """A copy of the repository whose engine is paced."""
     copy = place.folder / f"paced-{pace_ms}"
     shutil.copytree(repository, copy, copy_function=shutil.copyfile)
@@ -133,7 +136,8 @@ def _paced(place: Place, repository: Path, pace_ms: str) -> Path:
 
 
 @contextlib.contextmanager
-def _up(place: Place, engine: Path, repository: Path) -> Iterator[Up]:
+def running(place: Place, engine: Path, repository: Path) -> Iterator[Up]:
+    """Triton with the repository, and the proxy before it."""
     http, grpc, metrics, port = _free(4)
     common = [str(engine), "--repository", str(repository), "--json"]
     ports = ["--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics)]
