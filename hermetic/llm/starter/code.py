@@ -17,6 +17,7 @@ _HOMES: Final = {
     **dict.fromkeys(("Gpu", "Image", "Source", "hub_dataset", "hub_snapshot", "param"), "hermetic"),
     **dict.fromkeys(("aoti", "openvino", "tensorrt_llm"), "hermetic.llm"),
     **dict.fromkeys(("Target", "calibration", "quantise"), "hermetic.llm.quantise"),
+    "Manifest": "hermetic.llm.pytorch",
     "Path": "pathlib",
     "PyTorchModel": "hermetic.llm.pytorch",
     "Smoke": "hermetic.llm.smoke",

@@ -105,7 +105,7 @@ def _tensorrt_llm(asked: Request) -> Iterator[Let]:
     more: dict[str, Value] = {"calibration": Name("samples")} if _calibrated(asked) else {}
     manifest = {"engine": Name("engine"), **more, "smoke": Name("smoke")}
     yield Let("manifest", Call("tensorrt_llm.Manifest", (), manifest))
-    yield from _served("engine", manifest=True)
+    yield from _served("engine")
 
 
 def _calibrated(asked: Request) -> bool:
@@ -150,7 +150,9 @@ def _pytorch(asked: Request) -> Iterator[Let]:
     made |= {"runtime": Name("image"), "runtime_gpu": _gpu(asked.gpu, asked.gpu.count), "options": options}
     yield Let("model", Call("PyTorchModel", (), made), apart=True)
     yield Let("smoke", Call("Smoke", (), {"engine": Name("model")}))
-    yield from _served("model", manifest=False)
+    more: dict[str, Value] = {"calibration": Name("samples")} if asked.quantisation != "none" else {}
+    yield Let("manifest", Call("Manifest", (), {"engine": Name("model"), **more, "smoke": Name("smoke")}))
+    yield from _served("model")
 
 
 def _openvino(asked: Request) -> Iterator[Let]:
@@ -188,9 +190,8 @@ def _aoti(asked: Request) -> Iterator[Let]:
     yield Let("default", Name("engine"), apart=True)
 
 
-def _served(engine: str, *, manifest: bool) -> Iterator[Let]:
-    fields: dict[str, Value] = {"manifest": Name("manifest")} if manifest else {"smoke": Name("smoke")}
-    yield Let("repository", Call("triton_repository", (Name(engine),), fields), apart=True)
+def _served(engine: str) -> Iterator[Let]:
+    yield Let("repository", Call("triton_repository", (Name(engine),), {"manifest": Name("manifest")}), apart=True)
     yield Let("default", Name("repository"), apart=True)
 
 
