@@ -181,3 +181,22 @@ def test_another_gpu_and_another_release_are_refused_naming_both(
     assert "error[environment/release-mismatch]" in said
     assert "is of TensorRT-LLM 1.2.0, and the Triton" in said
     assert "has TensorRT-LLM 1.2.1" in said
+
+
+RECIPE = """
+from hermetic import Image, Source
+from hermetic.llm.triton import triton_repository
+engine, tokenizer, manifest = map(Source, ("engine", "tokenizer", "manifest"))
+repository = triton_repository(engine, tokenizer, manifest=manifest, server=Image("IMAGE"))
+"""
+
+
+def test_in_the_image_that_the_recipe_names(image: StandinImage, made: Made, machine: Any, tmp_path: Path) -> None:
+    (tmp_path / "manifest").mkdir()
+    shutil.move(made() / "manifest.json", tmp_path / "manifest")
+    shutil.copytree(TOKENIZER, tmp_path / "tokenizer")
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(RECIPE.replace("IMAGE", f"{image.reference}@{image.digest}"))
+    with serving(recipe, **machine(H100())) as server:
+        assert generate(server, text_input="What is a store path?", max_tokens=8)["text_output"]
+        server.said.wait_for("rank 0 of 1, GPUs 0")
