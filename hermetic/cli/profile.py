@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import click
 
 from hermetic.cli import console, options
 from hermetic.cli.common import open_store
+from hermetic.cli.placing import place_of, place_options
 from hermetic.cli.policies import policy_of
 from hermetic.cli.serve import imported
 from hermetic.digest import Key
@@ -58,22 +60,25 @@ def history(name: str, store: str | None, as_json: bool) -> None:
 @click.option("--to", type=click.IntRange(min=1), help="The generation to go back to [the one before the current].")
 @click.option("--cause", default="", help="Why, for the history and for llm_rollback_completed.")
 @click.option("--policy", type=click.Path(), help="The deployment's policy file [the setting policies has it].")
-def rollback(name: str, store: str | None, to: int | None, cause: str, policy: str | None) -> None:
+@place_options
+def rollback(name: str, store: str | None, to: int | None, cause: str, policy: str | None, **given: Any) -> None:
     """Show again what an earlier generation showed. That is read again first; if it is damaged the link stays.
 
     With a policy, the restored engine is verified, started beside whatever runs and warmed up, and the deployment's log
     gets llm_rollback_completed with the cause. A server that runs goes on with the other engine, and is not ready any
-    more, until it is started again.
+    more, until it is started again. Where that Triton comes from is said as to `hermetic serve`.
     """
     file = policy_of(name, policy)
     warming = imported("profile_warming") if file is not None else None
+    triton = place_of(given) if file is not None else None
     place = open_store(store)
     profile = place.profile(name)
     shown = profile.current()
     generation = profile.rollback(to, cause=cause)
     _tell(place, profile, generation)
     if warming is not None:
-        warming.warm_up_again(file, name, store, generation, shown.path(place.layout) if shown else "")
+        left = shown.path(place.layout) if shown else ""
+        warming.warm_up_again(file, name, store, generation, left, triton)
 
 
 @command.command("prune")

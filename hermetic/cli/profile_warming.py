@@ -14,7 +14,7 @@ from hermetic.cli.serving_policy import governed
 from hermetic.errors import Domain, HermeticError
 from hermetic.llm.policy import PolicyFile
 from hermetic.serve.launch import serving
-from hermetic.serve.launch_command import Settings
+from hermetic.serve.launch_command import Place, Settings
 from hermetic.serve.launch_ports import Ports
 from hermetic.serve.openai.app import Proxy
 from hermetic.serve.openai.engine import Engine
@@ -28,9 +28,11 @@ from hermetic.store import Generation
 __all__ = ["warm_up_again"]
 
 
-def warm_up_again(file: PolicyFile, name: str, store: str | None, generation: Generation, left: str) -> None:
+def warm_up_again(
+    file: PolicyFile, name: str, store: str | None, generation: Generation, left: str, triton: Place
+) -> None:
     """Log ``llm_warmup_completed`` and ``llm_rollback_completed``, with the cause of `generation`; `left` is what the
-    link showed before.
+    link showed before, `triton` where the server comes from that the engine is tried in.
 
     Raises `HermeticError` (environment/warm-up-failed) after ``llm_warmup_failed``: the link stays where it is then,
     and the roll-back is not called completed.
@@ -41,7 +43,7 @@ def warm_up_again(file: PolicyFile, name: str, store: str | None, generation: Ge
         engine = governed(found, deployment)
         about = _about(name, engine)
         try:
-            done = asyncio.run(_asked(found, deployment, file, name))
+            done = asyncio.run(_asked(found, deployment, file, name, triton))
         except HermeticError as error:
             done = WarmedUp(error.message, (), 0)
         _log_warm_up(log, done, about)
@@ -82,9 +84,9 @@ def _manifest(file: PolicyFile, engine: Governed) -> dict[str, Any]:
     return {"runtime_manifest": found.metadata.version, "aligned": not differences}
 
 
-async def _asked(found: Prepared, deployment: Deployment, file: PolicyFile, model: str) -> WarmedUp:
+async def _asked(found: Prepared, deployment: Deployment, file: PolicyFile, model: str, triton: Place) -> WarmedUp:
     """With a Triton of its own, on ports that nobody has; what runs already is not disturbed."""
-    settings = Settings(ports=_free_ports(), drain_s=0)
+    settings = Settings(ports=_free_ports(), drain_s=0, place=triton)
     async with serving(found.subject, found.launcher, settings, lambda _: None) as server:
         tokenizer = os.path.join(found.subject.tokenizer, deployment.tokenizer_folder).rstrip("/")
         engine = Engine.at(model, tokenizer, server.grpc, deployment)

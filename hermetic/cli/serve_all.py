@@ -10,8 +10,9 @@ import click
 import uvloop
 
 from hermetic.cli import options
+from hermetic.cli.placing import place_options
 from hermetic.cli.serve_proxy import announce, answering, proxy_of, proxy_options, proxy_settings
-from hermetic.cli.serve_triton import place_options, placed_settings_of, server_options, wish_of
+from hermetic.cli.serve_triton import placed_settings_of, server_options, wish_of
 from hermetic.cli.serving import Prepared, prepared
 from hermetic.errors import Domain, HermeticError
 from hermetic.serve.launch import serving

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from hermetic.cli import console, options
 from hermetic.cli.link import default_folder
+from hermetic.cli.placing import place_of, place_options
 from hermetic.cli.serving import Prepared, Wish, prepared
 from hermetic.errors import Domain, HermeticError
 from hermetic.serve.launch import Served, serving
-from hermetic.serve.launch_command import Place, Settings
+from hermetic.serve.launch_command import Settings
 from hermetic.serve.launch_ports import Ports
 from hermetic.serve.launch_signals import stopping
 from hermetic.serve.notify import tell_ready
@@ -53,21 +53,6 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
-def place_options(function: F) -> F:
-    """Where Triton comes from for engines of TensorRT-LLM."""
-    for option in reversed(_PLACES):
-        function = option(function)
-    return function
-
-
-_PLACES: tuple[Callable[[Any], Any], ...] = (
-    click.option("--image", envvar="TRITON_IMAGE", default="", help="Triton's image, by digest: NAME@sha256:…"),
-    click.option("--triton", default="", metavar="PROGRAM", help="A tritonserver of this machine instead."),
-    click.option("--backends", default="", metavar="DIR", help="Its backends [those beside it]."),
-    click.option("--gpu", default="", metavar="PRODUCT", help="What the engine needs, if nothing else says; or none."),
-)
-
-
 #: What scripts around Triton are told with, and is decided elsewhere here.
 _UNREAD = {"TOKENIZER_INFO": "the repository has it, made from the tokenizer"}
 
@@ -80,11 +65,7 @@ def settings_of(given: dict[str, Any]) -> Settings:
 
 def placed_settings_of(given: dict[str, Any]) -> Settings:
     """With those of `place_options`. Raises `HermeticError` (usage/two-tritons)."""
-    told = click.get_current_context().get_parameter_source("image") is ParameterSource.COMMANDLINE
-    if told and given["triton"]:
-        raise HermeticError(Domain.USAGE, "two-tritons", "--image and --triton: give one of them")
-    image = "" if given["triton"] else given["image"]
-    return replace(settings_of(given), place=Place(image, given["triton"], given["backends"], given["gpu"]))
+    return replace(settings_of(given), place=place_of(given))
 
 
 def wish_of(target: str, sets: tuple[str, ...], store: str | None, given: dict[str, Any]) -> Wish:

@@ -56,8 +56,10 @@ Made = Callable[..., Path]
 def made(tmp_path: Path) -> Made:
     """``made(world=2)``: an engine's folder with a manifest that says for which GPU it was made."""
 
-    def make(gpu: object = H100_SAID, **options: Any) -> Path:
+    def make(gpu: object = H100_SAID, *, own_tokenizer: bool = False, **options: Any) -> Path:
         folder = engine(tmp_path / "engine", **options)
+        for path in TOKENIZER.glob("tokenizer*") if own_tokenizer else ():
+            shutil.copy(path, folder)
         files = {path.name: _digests(path) for path in folder.iterdir() if path.name != "manifest.json"}
         said = {"manifest": 1, "kind": "tensorrt-llm", "platform": {"gpu": gpu}, "files": files}
         (folder / "manifest.json").write_text(json.dumps(said))
@@ -144,6 +146,34 @@ def test_in_an_image(image: StandinImage, made: Made, machine: Any, world: int) 
         server.process.kill()
     none_is_left(server.ready["http"])
     assert not held(variables, H100(0))
+
+
+def test_a_roll_back_tries_the_engine_in_the_triton_that_is_named(
+    image: StandinImage, made: Made, machine: Any, tmp_path: Path
+) -> None:
+    older = made(own_tokenizer=True)
+    newer = shutil.copytree(older, tmp_path / "newer")
+    policy = tmp_path / "policy.toml"
+    policy.write_text('policy = 1\n[[readiness.warm_up]]\nprompt = "What?"\nmax_tokens = 4\n')
+    name, variables = f"places-{os.getpid()}", environment(**machine(H100(0)))
+
+    def hermetic(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "hermetic", *map(str, words)]
+        return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+    try:
+        for folder in (older, newer):
+            assert hermetic("link", name, folder, "--to", tmp_path / "links").returncode == 0
+        rollback = ["profile", "rollback", name, "--cause", "why", "--policy", policy]
+        done = hermetic(*rollback, "--image", f"{image.reference}@{image.digest}")
+        assert done.returncode == 0, done.stderr
+        assert "llm_rollback_completed" in done.stderr
+        assert os.path.realpath(tmp_path / "links" / name) == str(older)
+        nowhere = hermetic(*rollback, "--to", "2")
+        assert nowhere.returncode == 4
+        assert "llm_rollback_completed" not in nowhere.stderr
+    finally:
+        shutil.rmtree(triton_kit.STORE / "profiles" / name, ignore_errors=True)
 
 
 def refused(folder: Path, *more: str | Path, **variables: str) -> str:
