@@ -238,8 +238,15 @@ let
     exec ${environment.python}/bin/python3.11 -P -B -m hermetic "$@"
   '';
 
-  # One engine of each recipe that was exported, named after it.
-  exported = lib.filterAttrs (name: _: lib.hasSuffix ".nix.json" name) (builtins.readDir ../recipes);
+  # One engine of each recipe that was exported, named after it; not where a package has wheels for other systems alone.
+  exported = lib.filterAttrs (
+    name: _: lib.hasSuffix ".nix.json" name && runsHere (read (../recipes + "/${name}"))
+  ) (builtins.readDir ../recipes);
+  runsHere =
+    export:
+    builtins.all (
+      environment: (environment.wheels or { }) == { } || environment.wheels ? ${system}
+    ) (builtins.attrValues export.environments);
   recipes = lib.mapAttrs' (
     file: _:
     let
