@@ -231,7 +231,7 @@ def _result(process: Process, output: Output) -> Exit:
             return Exit(None, -code)
         if code <= 128:
             raise process.explain(output.tail.decode(errors="replace"))  # else bubblewrap was killed, says its guard
-    return Exit(None, code - 128) if code > 128 else Exit(code, None)
+    return Exit(None, code - 128) if 128 < code < 128 + signal.NSIG else Exit(code, None)
 
 
 def _limited_by(plan: LaunchPlan, group: cgroup.Group | None, runtime: str) -> str:
