@@ -95,8 +95,9 @@ class TestTerminal:
     def test_ctrl_c_reaches_the_program_and_not_the_driver(self, stage) -> None:
         screen = Terminal(["shell", stage])
         screen.until("it would run")
-        # A shell of its own: the trap of one that had not yet started to wait would run after the wait.
-        screen.type("test -t 0 && echo ter''minal; sh -c \"trap 'echo cau''ght; exit' INT; echo wai''ting; read x\"\n")
+        # It spins: a shell that was about to wait in `read` when the signal came would run its trap after the wait.
+        spin = "trap 'echo cau''ght; exit' INT; echo wai''ting; while :; do :; done"
+        screen.type(f"test -t 0 && echo ter''minal; sh -c \"{spin}\"\n")
         screen.until("terminal")
         screen.until("waiting")
         screen.type("\x03")
