@@ -23,6 +23,7 @@ __all__ = [
     "OPERATIONS",
     "Action",
     "Canary",
+    "Events",
     "Operation",
     "PerToken",
     "Policy",
@@ -225,6 +226,17 @@ class Canary(Model):
     share_named: bool = False
 
 
+class Events(Model):
+    """How much of the log of events is kept: files of `file_mb` MB, of which `files` lie beside the one that grows."""
+
+    file_mb: Annotated[Count, Field(le=1024)] = 16
+    files: Annotated[Count, Field(le=1000)] = 9
+
+    @property
+    def file_bytes(self) -> int:
+        return self.file_mb * 1_000_000
+
+
 _PER_REQUEST: Final[tuple[tuple[str, WindowMetric], ...]] = (
     ("max_tokens", "llm.tokens"),
     ("max_cost_usd", "llm.cost_usd"),
@@ -246,6 +258,7 @@ class Policy(Model):
     runtime_manifests: Text | None = None
     readiness: Readiness = Readiness()
     canary: Canary = Canary()
+    events: Events = Events()
     state: Text = "state"
 
     @field_validator("operations", mode="before")

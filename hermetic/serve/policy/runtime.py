@@ -34,7 +34,6 @@ __all__ = ["Clocks", "PolicyHooks"]
 _LOST: Final = frozenset({502, 503})
 _LOOK_EVERY_S: Final = 1.0
 _DELIVERY_S: Final = 5.0
-_KNOWN: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class PolicyHooks:
         self.alerts = Alerts(policy, self.log, self.deliveries, self.clocks.now)
         self.side = self.new_side("", engine)
         self._running: dict[str, Admitted] = {}
-        self._published = {str(one.get("engine_hash")) for one in self.log.recent([PUBLISHED], most=_KNOWN)}
+        self._published = {str(one.get("engine_hash")) for one in self.log.all([PUBLISHED])}
         self._tasks: set[asyncio.Task[None]] = set()
         self.serving: Serving
         self.metrics: Metrics
