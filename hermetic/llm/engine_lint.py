@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from hermetic.llm import memory, pytorch, tensorrt_llm
 from hermetic.llm.drivers import cuda_of
 from hermetic.llm.findings import Finding, Severity
 from hermetic.llm.origins import origins
+from hermetic.llm.pytorch import PyTorchModel
 from hermetic.llm.quantise import Quantise
 from hermetic.llm.smoke import Smoke
-from hermetic.llm.support import FORMATS, Target, refusals
+from hermetic.llm.support import FORMATS, Target, refusals, unlisted
 from hermetic.llm.support.releases import (
     First,
     contents,
@@ -21,6 +22,7 @@ from hermetic.llm.support.releases import (
     first_release_of_model,
     is_older,
     numbers,
+    release_for,
 )
 from hermetic.llm.tensorrt_llm import Engine
 from hermetic.llm.triton import Repository
@@ -32,17 +34,12 @@ _LAYOUT: Final = "NVIDIA/TensorRT-LLM builder.py, Engine.save: config.json and o
 
 
 def findings(recipe: Recipe) -> Iterator[Finding]:
-    """Of every engine of `recipe`, at the line that makes it."""
+    """Of every engine of `recipe`, and of every checkpoint for the LLM API, at the line that makes it."""
     for engine, name in recipe.names.items():
-        if isinstance(engine, Engine):
-            for found in (
-                *engine.findings(),
-                *_image(engine),
-                *_gpu(engine),
-                *_family(engine),
-                *_quantised(engine),
-                *_plan(engine),
-            ):
+        if isinstance(engine, Engine | PyTorchModel):
+            checks: tuple[Callable[[Any], Iterator[Finding]], ...] = (_image, _gpu, _quantised, _listed)
+            checks += (_family, _plan) if isinstance(engine, Engine) else ()
+            for found in (*engine.findings(), *(one for check in checks for one in check(engine))):
                 yield _placed(found, engine, name)
 
 
@@ -68,37 +65,50 @@ def _needed(stage: Stage) -> Iterator[Stage]:
             yield from _needed(item)
 
 
-def _image(engine: Engine) -> Iterator[Finding]:
-    if not isinstance(engine.environment, Image):
+def _image(engine: Engine | PyTorchModel) -> Iterator[Finding]:
+    image = engine.run_environment
+    if not isinstance(image, Image):
         return
-    held = contents(engine.environment.reference)
+    held = contents(image.reference)
     if held is not None and held.tensorrt_llm != engine.release:
-        message = (
-            f"the image {engine.environment.reference} holds TensorRT-LLM {held.tensorrt_llm}, not {engine.release}"
-        )
+        message = f"the image {image.reference} holds TensorRT-LLM {held.tensorrt_llm}, not {engine.release}"
         hint = f"release={held.tensorrt_llm!r}, or an image of {engine.release}"
         yield Finding("image-and-release", Severity.ERROR, "release", message, hint, held.source)
 
 
-def _gpu(engine: Engine) -> Iterator[Finding]:
-    """The CUDA of the image against the GPU's compute capability."""
-    if engine.gpu is None or not isinstance(engine.environment, Image):
+def _gpu(engine: Engine | PyTorchModel) -> Iterator[Finding]:
+    """The release and the CUDA of the image against the GPU's compute capability."""
+    gpu, image = engine.run_gpu, engine.run_environment
+    if gpu is None:
         return
-    cuda = cuda_of(engine.environment)
-    needed, source = cuda_for(engine.gpu.sm.replace(".", ""))
+    sm = gpu.sm.replace(".", "")
+    first = release_for(sm)
+    if first is not None and is_older(engine.release, first.since):
+        message = f"TensorRT-LLM {engine.release} is not for {gpu}"
+        hint = f"{first.since} is the first for {first.what}"
+        yield Finding("gpu-and-release", Severity.ERROR, "gpu", message, hint, first.source)
+    if not isinstance(image, Image):
+        return
+    cuda = cuda_of(image)
+    needed, source = cuda_for(sm)
     if cuda and needed and is_older(cuda, needed):
-        message = f"{engine.gpu} needs CUDA {needed}, and {engine.environment.reference} has {cuda}"
+        message = f"{gpu} needs CUDA {needed}, and {image.reference} has {cuda}"
         hint = f"an image with CUDA {needed} or later, and the driver that goes with it"
         yield Finding("gpu-and-image", Severity.ERROR, "gpu", message, hint, source)
 
 
 def _family(engine: Engine) -> Iterator[Finding]:
     """The release against the model that the engine began with: once, for what needs the latest one."""
-    needed = [
-        (one, of) for one, of in _needed_releases(engine) if one is not None and is_older(engine.release, one.since)
-    ]
-    if needed:
-        first, model = max(needed, key=lambda item: numbers(item[0].since))
+    known = [(one, of) for one, of in _needed_releases(engine) if one is not None]
+    never = [(one, of) for one, of in known if not one.since]
+    late = [(one, of) for one, of in known if is_older(engine.release, one.since)]
+    if never:
+        first, model = never[0]
+        message = f"no TensorRT-LLM builds engines of {first.what}, as {model} is"
+        hint = "hermetic.llm.pytorch.PyTorchModel: TensorRT-LLM loads its checkpoint"
+        yield Finding("model-without-engines", Severity.ERROR, "checkpoint", message, hint, first.source)
+    elif late:
+        first, model = max(late, key=lambda item: numbers(item[0].since))
         message = f"TensorRT-LLM {engine.release} does not know {first.what} of {model}"
         hint = f"{first.since} is the first that does"
         yield Finding("model-and-release", Severity.ERROR, "release", message, hint, first.source)
@@ -122,23 +132,39 @@ def _plan(engine: Engine) -> Iterator[Finding]:
         yield Finding("plan-file", Severity.ERROR, "name", message, f"name={name.removesuffix('.plan')!r}", _LAYOUT)
 
 
-def _quantised(engine: Engine) -> Iterator[Finding]:
-    """What the quantising stage could not know: the options of the engine that is built from it."""
+def _quantised(engine: Engine | PyTorchModel) -> Iterator[Finding]:
+    """What the quantising stage could not know: the GPU and the options of the engine that is made from it."""
     stage = engine.checkpoint
     if not isinstance(stage, Quantise | tensorrt_llm.Quantise) or stage.format not in FORMATS:
         return
-    paged = engine.options.get("use_paged_context_fmha") == "enable"
+    compiled = isinstance(engine, Engine)
+    paged = engine.options.get("use_paged_context_fmha") == "enable" if compiled else _reuses(engine.options)
     export = stage.export if isinstance(stage, Quantise) else "tensorrt_llm"
-    sm = engine.gpu.sm if engine.gpu is not None else ""
-    for refusal in refusals(Target("tensorrt-llm", sm, paged), stage.format, stage.kv_cache, export):
-        yield Finding(
-            refusal.reason,
-            Severity.ERROR,
-            "gpu" if refusal.reason.endswith("for-gpu") else "options.use_paged_context_fmha",
-            refusal.message,
-            refusal.instead,
-            refusal.source,
-        )
+    target = Target(
+        "tensorrt-llm" if compiled else "tensorrt-llm-pytorch", engine.run_gpu.sm if engine.run_gpu else "", paged
+    )
+    for refusal in refusals(target, stage.format, stage.kv_cache, export):
+        where = "gpu" if refusal.reason.endswith("for-gpu") else "options"
+        where = "options.use_paged_context_fmha" if compiled and where == "options" else where
+        yield Finding(refusal.reason, Severity.ERROR, where, refusal.message, refusal.instead, refusal.source)
+
+
+def _listed(engine: Engine | PyTorchModel) -> Iterator[Finding]:
+    """A format that the maker's own table does not have for the model."""
+    made = next((one.format for one in memory.towards(engine) if isinstance(one, Quantise | tensorrt_llm.Quantise)), "")
+    config = memory.config_of(list(memory.towards(engine))[-1]) or {}
+    backend = "tensorrt-llm" if isinstance(engine, Engine) else "tensorrt-llm-pytorch"
+    for name in config.get("architectures") or () if made else ():
+        found = unlisted(backend, str(name), made)
+        if found is not None:
+            yield Finding(found.reason, Severity.NOTE, "checkpoint", found.message, found.instead, found.source)
+
+
+def _reuses(options: Mapping[str, Any]) -> bool:
+    """Whether the LLM API will use paged-context attention: blocks are reused unless ``kv_cache_config`` says no."""
+    config = options.get("kv_cache_config")
+    reuse = config.get("enable_block_reuse", True) if isinstance(config, dict) else True
+    return bool(reuse or options.get("enable_chunked_prefill"))
 
 
 def _placed(found: Finding, stage: Stage, name: str) -> Finding:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
 
+from pydantic_core import PydanticCustomError
+
 from hermetic.errors import Domain, HermeticError, HermeticErrors
 
 __all__ = ["Checks", "Finding", "Severity", "errors_of", "raise_errors"]
@@ -58,6 +60,11 @@ class Finding:
         text = ": ".join(part for part in (self.place, self.where, self.message) if part)
         data = {"field": self.where, "file": self.file, "line": self.line}
         return HermeticError(Domain.RECIPE, self.code, text, hint=self.hint or None, data=data)
+
+    def unfit(self) -> PydanticCustomError:
+        """The finding as what a stage's own validator raises: the mistake in the recipe has its code and hint."""
+        said = {"text": self.message, "hint": self.hint}
+        return PydanticCustomError(self.code, "{text}", said)
 
 
 class Checks(Generic[T]):

@@ -17,7 +17,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from hermetic.errors import HermeticError
-from hermetic.llm.capacity import WEIGHT_FORMATS, Serving, estimate, read_shape
+from hermetic.llm.capacity import KV_FORMATS, WEIGHT_FORMATS, Serving, estimate, read_shape
 from hermetic.llm.capacity.estimate import CACHE_SHARE, CONTEXT_BYTES
 from hermetic.llm.findings import Finding, Severity
 from hermetic.recipe import FixedOutput, Gpu, Source, Stage
@@ -64,14 +64,15 @@ class Need:
 
 
 def findings(engine: Any) -> Iterator[Finding]:
-    """Of an engine stage: ``does-not-fit`` (error); ``little-cache``, ``request-over-cache``, ``host-memory``
-    (warnings); ``batch-over-cache`` (note).
+    """Of a stage whose result is run on a GPU (`run_gpu`), an engine or a checkpoint for the LLM API: ``does-not-fit``
+    (error); ``little-cache``, ``request-over-cache``, ``host-memory`` (warnings); ``batch-over-cache`` (note).
 
     The runtime's own memory is an allowance of 1 GiB.
     """
     found = need(engine)
     if found is not None:
-        yield from _of_host(engine, found)
+        if engine.gpu is not None:  # else nothing but files is moved where it is built
+            yield from _of_host(engine, found)
         yield from _of_device(found)
 
 
@@ -105,14 +106,14 @@ def _of_device(found: Need) -> Iterator[Finding]:
 
 def need(engine: Any) -> Need | None:
     """None if the recipe names no GPU with its memory, or what the weights are is not known."""
-    gpu: Gpu | None = engine.gpu
+    gpu: Gpu | None = engine.run_gpu
     if gpu is None or not gpu.memory_gib:
         return None
     device = gpu.memory_gib * GIB
     chain = list(towards(engine))
     origin = chain[-1]
     made = _format(chain, engine)
-    cache = next((name for item in chain if (name := getattr(item, "kv_cache", ""))), "none")
+    cache = next((name for item in chain if (name := getattr(item, "kv_cache", ""))), _cache_of_options(engine))
     tp, pp = (_count(chain, engine, name) for name in ("tp", "pp"))
     whole = _from_config(origin, engine, Serving(made or "none", cache, tp=tp, pp=pp, device_bytes=device))
     if whole is not None:
@@ -152,9 +153,17 @@ def ranks(engine: Any) -> int:
 
 
 def _count(chain: list[Stage | Source], engine: Any, name: str) -> int:
-    options = engine.options
-    given = next((getattr(item, name) for item in chain if isinstance(getattr(item, name, None), int)), 0)
+    """Ranks of a checkpoint for the LLM API are its own matter, those of an engine were decided on the way to it."""
+    options, places = engine.options, [engine, *chain]
+    given = next((getattr(item, name) for item in places if isinstance(getattr(item, name, None), int)), 0)
     return int(given or options.get(f"{name}_size") or 1)
+
+
+def _cache_of_options(engine: Any) -> str:
+    """What ``kv_cache_config`` of the LLM API says, where that is a format that is known here."""
+    config = engine.options.get("kv_cache_config")
+    said = str(config.get("dtype", "")) if isinstance(config, dict) else ""
+    return said if said in KV_FORMATS else "none"
 
 
 def weights_of(stage: Stage) -> int | None:

@@ -20,7 +20,9 @@ from typing import Any, ClassVar
 from pydantic import Field, InstanceOf, model_validator
 from pydantic_core import PydanticCustomError
 
+from hermetic.llm import memory
 from hermetic.llm.environments import files_environment
+from hermetic.llm.findings import Finding, errors_of
 from hermetic.llm.origins import origins
 from hermetic.llm.quantise import Input, Positive
 from hermetic.recipe import Environment, Gpu, Image, Stage
@@ -44,7 +46,7 @@ class PyTorchModel(Stage):
     measured on one GPU, and only for that kind of GPU.
 
     `runtime` is the image of that release and `runtime_gpu` the GPUs that ``hermetic run`` and the smoke test start
-    it with; neither changes the result.
+    it with; neither changes the result. What does not fit into their memory is refused.
     """
 
     kind: ClassVar[str] = "tensorrt-llm-pytorch.model"
@@ -80,7 +82,17 @@ class PyTorchModel(Stage):
                 raise _unfit(f"{name} is {value!r}, and should be of type {kind}")
         if not self.release.startswith("1."):
             raise _unfit(f"release {self.release!r}: the arguments are known of the releases from 1.0 on")
+        for finding in errors_of(memory.findings(self)):
+            raise finding.unfit()
         return self
+
+    def findings(self) -> list[Finding]:
+        """What ``hermetic lint`` has to say beyond the errors that a recipe cannot have."""
+        return [*memory.findings(self)]
+
+    def expected_bytes(self) -> int | None:
+        """The weights, which are nearly all of it."""
+        return memory.weights_of(self)
 
     def parameters_in_full(self) -> dict[str, Any]:
         """As ever, without the input that is not given."""

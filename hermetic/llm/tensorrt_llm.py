@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from hermetic.errors import HermeticError
 from hermetic.llm import memory
 from hermetic.llm.environments import files_environment
-from hermetic.llm.findings import Finding, Severity
+from hermetic.llm.findings import Finding, Severity, errors_of
 from hermetic.llm.origins import origins
 from hermetic.llm.trtllm import Parsed, Table, check_values, table
 from hermetic.llm.trtllm.coupling import coupled
@@ -172,12 +172,8 @@ class Engine(Stage):
             raise _unfit("trtllm-bench takes no timing cache; trtllm-build does")
         if self.adapters is not None and self.options.get("lora_plugin") in (None, "disable"):
             raise _unfit("adapters have no effect without the LoRA plugin: options={'lora_plugin': 'auto'}")
-        for finding in coupled(self.options):
-            if finding.severity is Severity.ERROR:
-                raise _unfit(f"{finding.message}: {finding.hint}")
-        for finding in memory.findings(self):
-            if finding.severity is Severity.ERROR:
-                raise _unfit(f"{finding.message}: {finding.hint}")
+        for finding in errors_of([*coupled(self.options), *memory.findings(self)]):
+            raise finding.unfit()
         return self
 
     def parameters_in_full(self) -> dict[str, Any]:

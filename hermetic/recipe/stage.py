@@ -273,10 +273,11 @@ def _no_floats(kind: str, data: Mapping[str, object], place: evaluation.Origin |
 def _report(kind: type[Stage], error: ValidationError, place: evaluation.Origin | None) -> None:
     for detail in error.errors(include_url=False, include_input=False):
         where = ".".join([kind.__name__, *(str(part) for part in detail["loc"])])
+        said = detail.get("ctx", {})
         evaluation.fail(
-            "stage-invalid",
+            detail["type"] if "hint" in said else "stage-invalid",  # a check that has a code of its own has a hint
             f"{where}: {detail['msg'][:1].lower()}{detail['msg'][1:]}",
-            hint=_suggestion(kind, detail),
+            hint=said.get("hint") or _suggestion(kind, detail),
             at=place,
         )
 

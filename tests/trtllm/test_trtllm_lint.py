@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from hermetic.llm.support.releases import contents, cuda_for, first_release, first_release_of_model, is_older
+from hermetic.llm.support.releases import (
+    contents,
+    cuda_for,
+    first_release,
+    first_release_of_model,
+    is_older,
+    release_for,
+)
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 DIGEST = "@sha256:" + "0" * 64
@@ -93,10 +100,11 @@ class TestContradictions:
     def test_a_blackwell_card_on_the_guide_s_cuda(self, lint) -> None:
         """The build guide: an RTX 5090 with CUDA 12.4 and driver 555."""
         gpu = '{}, gpu=Gpu("NVIDIA GeForce RTX 5090", memory_gib=32, sm="12.0")'
-        code, (found,) = lint("tritonserver:24.12-trtllm-python-py3", "0.16.0", options=gpu)
-        assert (code, found["code"], found["where"]) == (3, "gpu-and-image", "engine: gpu")
-        assert "needs CUDA 12.8" in found["message"]
-        assert found["source"]
+        code, found = lint("tritonserver:24.12-trtllm-python-py3", "0.16.0", options=gpu)
+        assert (code, [one["code"] for one in found]) == (3, ["gpu-and-release", "gpu-and-image"])
+        assert {one["where"] for one in found} == {"engine: gpu"}
+        assert "needs CUDA 12.8" in found[1]["message"]
+        assert all(one["source"] for one in found)
         assert lint("tensorrt-llm/release:1.2.1", options=gpu) == (0, [])
 
     def test_qwen3_on_an_image_that_is_older(self, lint, tmp_path: Path) -> None:
@@ -104,6 +112,34 @@ class TestContradictions:
         (tmp_path / "checkpoint" / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}')
         code, (found,) = lint("tritonserver:25.06-trtllm-python-py3", "0.20.0", weights=weights)
         assert (code, found["code"], found["hint"]) == (3, "model-and-release", "1.0.0 is the first that does")
+
+    @pytest.mark.parametrize(("architecture", "code"), [("Qwen3ForCausalLM", ["format-not-listed"]), ("Unheard", [])])
+    def test_what_the_maker_does_not_list_is_noted(
+        self, tmp_path: Path, cli, architecture: str, code: list[str]
+    ) -> None:
+        (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+        (tmp_path / "recipe.py").write_text(
+            "from hermetic import Image, Source\nfrom hermetic.llm import tensorrt_llm\n"
+            f'image = Image("nvcr.io/nvidia/tensorrt-llm/release:1.2.1{DIGEST}")\n'
+            'place = {"environment": image, "release": "1.2.1"}\nsource = Source(".")\n'
+            'weights = tensorrt_llm.Quantise(**place, snapshot=source, calibration=source, format="int4_awq")\n'
+            "engine = tensorrt_llm.Engine(**place, checkpoint=weights)\n"
+        )
+        result = cli("lint", "recipe.py", "--json")
+        found = [json.loads(line) for line in result.lines]
+        assert (result.exit_code, [one["code"] for one in found]) == (0, code)
+        assert all(one["severity"] == "note" and "fp8, nvfp4" in one["hint"] for one in found)
+
+    @pytest.mark.parametrize("name", ["DeepSeek-V3", "DeepSeek-R1-0528"])
+    def test_deepseek_is_built_by_no_release(self, lint, tmp_path: Path, name: str) -> None:
+        (tmp_path / "checkpoint" / "config.json").write_text('{"architectures": ["DeepseekV3ForCausalLM"]}')
+        code, (found,) = lint("tensorrt-llm/release:1.2.1")
+        assert (code, found["code"], found["where"]) == (3, "model-without-engines", "engine: checkpoint")
+        assert "PyTorchModel" in found["hint"]
+        assert "2831" in found["source"]
+        first = first_release_of_model(f"deepseek-ai/{name}")
+        assert first is not None
+        assert not first.since
 
     def test_qwen3_from_the_hub_too(self, lint, tmp_path: Path) -> None:
         shutil.copy(RECIPES / "qwen3.lock.json", tmp_path / "recipe.lock.json")
@@ -129,6 +165,17 @@ class TestContradictions:
         assert (code, found["code"]) == (3, "plan-file")
         assert "rank0.engine" in found["message"]
 
+    def test_a_checkpoint_for_the_llm_api_is_held_against_its_image_and_gpu_too(self, tmp_path: Path, cli) -> None:
+        (tmp_path / "recipe.py").write_text(
+            "from hermetic import Gpu, Image, Source\nfrom hermetic.llm.pytorch import PyTorchModel\n"
+            f'image = Image("nvcr.io/nvidia/tritonserver:25.05-trtllm-python-py3{DIGEST}")\n'
+            'model = PyTorchModel(checkpoint=Source("."), release="1.2.1", runtime=image,\n'
+            '    runtime_gpu=Gpu("NVIDIA B300", memory_gib=268, sm="10.3"))\n'
+        )
+        result = cli("lint", "recipe.py", "--json")
+        codes = [json.loads(line)["code"] for line in result.lines]
+        assert (result.exit_code, codes[:2]) == (3, ["image-and-release", "gpu-and-image"])
+
 
 class TestTables:
     @pytest.mark.parametrize(
@@ -149,7 +196,15 @@ class TestTables:
         needed, source = cuda_for("120")
         assert is_older("12.4", needed)
         assert source
+        assert [cuda_for(sm)[0] for sm in ("100", "103", "120", "121")] == ["12.8", "12.9", "12.8", "12.9"]
         assert cuda_for("999")[0] == ""
+
+    @pytest.mark.parametrize("sm", ["100", "103", "120", "121"])
+    def test_when_a_gpu_came(self, sm: str) -> None:
+        first = release_for(sm)
+        assert first is not None
+        assert "release-notes.md" in first.source
+        assert release_for("90") is None
 
     @pytest.mark.parametrize(
         ("architecture", "since"),
@@ -158,7 +213,7 @@ class TestTables:
             ("Gemma3ForCausalLM", "0.19.0"),
             ("DeepseekV2ForCausalLM", "0.15.0"),
             ("WhisperForConditionalGeneration", "0.11.0"),
-            ("DeepseekV3ForCausalLM", None),
+            ("DeepseekV3ForCausalLM", ""),  # no release: a preview branch only
             ("UnheardOf", None),
         ],
     )
@@ -183,7 +238,7 @@ class TestTables:
         assert (found.what, found.since) == (what, since)
         assert "release-notes.md" in found.source
 
-    @pytest.mark.parametrize("repository", ["acme/qwen-like", "Qwen/Qwen3-Next-80B", "deepseek-ai/DeepSeek-R1"])
+    @pytest.mark.parametrize("repository", ["acme/qwen-like", "Qwen/Qwen3-Next-80B", "x/DeepSeek-R1-Distill-Qwen-7B"])
     def test_of_other_models_nothing_is_said(self, repository: str) -> None:
         assert first_release_of_model(repository) is None
 

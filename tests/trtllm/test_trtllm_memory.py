@@ -10,6 +10,7 @@ import pytest
 from hermetic.errors import Domain, HermeticError
 from hermetic.fetch.checkpoint import dimensions
 from hermetic.llm import memory
+from hermetic.llm.pytorch import PyTorchModel
 from hermetic.llm.tensorrt_llm import Engine, Quantise
 from hermetic.recipe import FixedOutput, Gpu, Host, Source, Stage
 from hermetic.recipe.lockfile import FixedEntry, LockedFile
@@ -67,7 +68,8 @@ class TestFromConfig:
     def test_what_can_not_fit_is_an_error_of_the_recipe(self, model: Source) -> None:
         with pytest.raises(HermeticError, match=r"weights take at least .* of the 32.0 GiB") as caught:
             engine(model, CARD)
-        assert caught.value.domain == Domain.RECIPE
+        assert (caught.value.domain, caught.value.reason) == (Domain.RECIPE, "does-not-fit")
+        assert "more GPUs" in (caught.value.hint or "")
 
     def test_four_gpus_share_it(self, model: Source) -> None:
         assert codes(engine(quantised(model, "int8_wo", tp=4), SMALL, max_batch_size=1, max_seq_len=1024)) == []
@@ -82,6 +84,31 @@ class TestFromConfig:
 
     def test_any_gpu_of_a_compute_capability_has_no_memory_that_is_known(self, model: Source) -> None:
         assert memory.need(engine(model, Gpu(sm="9.0", portable="sm"))) is None
+
+
+class TestForTheLlmApi:
+    """A checkpoint that TensorRT-LLM loads itself takes the same memory where it is run."""
+
+    def model(self, checkpoint: Source, gpu: Gpu | None = CARD, tp: int = 1, **options: object) -> PyTorchModel:
+        return PyTorchModel(checkpoint=checkpoint, release="1.2.1", tp=tp, runtime_gpu=gpu, options=options)
+
+    def test_what_can_not_fit_is_an_error_of_the_recipe(self, model: Source) -> None:
+        with pytest.raises(HermeticError, match="weights take at least") as caught:
+            self.model(model)
+        assert (caught.value.domain, caught.value.reason) == (Domain.RECIPE, "does-not-fit")
+        assert self.model(model, None).findings() == []
+
+    def test_ranks_and_the_cache_s_format_count(self, model: Source) -> None:
+        four = self.model(model, tp=4, max_batch_size=8, max_seq_len=32768)
+        assert [one.code for one in four.findings()] == ["batch-over-cache"]
+        half = self.model(model, tp=4, max_batch_size=8, max_seq_len=32768, kv_cache_config={"dtype": "fp8"})
+        before, after = memory.need(four), memory.need(half)
+        assert before is not None
+        assert after is not None
+        assert after.cache * 2 == before.cache
+
+    def test_its_size_is_known_before_it_was_built(self, fetched: FixedOutput) -> None:
+        assert self.model(fetched, None).expected_bytes() == 65_524_246_528
 
 
 class TestFromTheLockFile:
@@ -135,4 +162,5 @@ def test_a_warning_in_lint(tmp_path: Path, model: Source, cli) -> None:
     )
     result = cli("lint", "recipe.py", "--json")
     found = [json.loads(line) for line in result.lines]
-    assert (result.exit_code, [(one["severity"], one["code"]) for one in found]) == (0, [("warning", "little-cache")])
+    said = [(one["severity"], one["code"]) for one in found]
+    assert (result.exit_code, said) == (0, [("warning", "little-cache"), ("note", "format-not-listed")])

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["BACKENDS", "FORMATS", "Refusal", "Target", "refusals"]
+__all__ = ["BACKENDS", "FORMATS", "Refusal", "Target", "refusals", "unlisted"]
 
 _HERE: Final = os.path.dirname(os.path.abspath(__file__))
 FORMATS: Final = ("int4_awq", "w4a8_awq", "fp8", "nvfp4", "int8_sq")
@@ -62,6 +62,24 @@ def refusals(target: Target, format: str, kv_cache: str, export: str) -> Iterato
         if _matches(pair, target, format, kv_cache):
             message = f"{target.backend}: {format} weights with a cache of {kv_cache}: {pair['why']}"
             yield Refusal("format-and-cache", message, pair["instead"], table["sources"][pair["source"]])
+
+
+def unlisted(backend: str, architecture: str, format: str) -> Refusal | None:  # noqa: A002
+    """What its maker's table of models and formats leaves out, which is not to say that it cannot run; None if it is
+    listed, or if the table says nothing of the model or the format.
+    """
+    for row in _table()["listed"]:
+        if row["backend"] == backend and architecture in row["architectures"] and format in row["judged"]:
+            if format in row["formats"]:
+                return None
+            message = f"NVIDIA does not list {format} for {architecture} with {backend}"
+            return Refusal(
+                "format-not-listed",
+                message,
+                f"listed are {', '.join(row['formats'])}",
+                _table()["sources"][row["source"]],
+            )
+    return None
 
 
 def _formats(backend: Mapping[str, Any], target: Target, name: str, source: str) -> Iterator[Refusal]:

@@ -21,6 +21,7 @@ __all__ = [
     "newest_cuda",
     "numbers",
     "of_release",
+    "release_for",
 ]
 
 _HERE: Final = os.path.dirname(os.path.abspath(__file__))
@@ -57,9 +58,14 @@ def of_release(release: str) -> Contents | None:
 
 def cuda_for(sm: str) -> tuple[str, str]:
     """The first CUDA that knows a compute capability such as "90", and where that is from; "" if not known."""
-    table = _table()
-    newest = sm in ("100", "120")
-    return table["cuda_for"].get(sm, ""), table["sources"]["blackwell" if newest else "capability"]
+    row = _table()["cuda_for"].get(sm)
+    return (row["since"], _table()["sources"][row["source"]]) if row is not None else ("", "")
+
+
+def release_for(sm: str) -> First | None:
+    """The first TensorRT-LLM for GPUs of a compute capability such as "103"; None if that is not known."""
+    row = _table()["release_for"].get(sm)
+    return _first(f"sm {sm}", row) if row is not None else None
 
 
 def driver_for(cuda: str) -> tuple[str, str]:
@@ -76,7 +82,9 @@ def newest_cuda(driver: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class First:
-    """The first release that builds engines of `what`; `source` says who says so."""
+    """The first release that builds engines of `what`, or for GPUs that are `what`; "" if none does. `source` says who
+    says so.
+    """
 
     what: str
     since: str
