@@ -47,11 +47,13 @@ UV = [
     *(os.path.join(VENV, "bin", "uv"), "pip", "install", "--no-deps"),
     *("--quiet", "--offline", "--no-cache", "--no-config"),
 ]
+# One for each processor; beyond 8 the servers of the tests are what is waited for. `-n 0` tests in one process.
+WORKERS = ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
 # What each verb runs, and the lock it needs.
 COMMANDS: dict[str, tuple[str, list[str]]] = {
     "realise": ("base", [HERMETIC, "realise", os.path.join(ROOT, "recipes", "tiny_qwen3.py")]),
     "hermetic": ("base", [HERMETIC]),
-    "test": ("dev", [PYTHON, "-m", "pytest", "--rootdir", ROOT]),
+    "test": ("dev", [PYTHON, "-m", "pytest", "--rootdir", ROOT, *WORKERS]),
     "python": ("dev", [PYTHON]),
 }
 

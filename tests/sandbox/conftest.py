@@ -67,8 +67,8 @@ def bare_python(place: Path) -> EnvironmentMounts:
 
 @pytest.fixture(scope="session", params=["root", "ordinary user"])
 def driver(request: pytest.FixtureRequest, place: Path, code: Path) -> Driver:
-    scratch = place / f"scratch-{request.param.replace(' ', '-')}"
-    scratch.mkdir()
+    scratch = Path(tempfile.mkdtemp(dir=place))  # a worker of pytest-xdist may come back to a user
+    scratch.chmod(0o755)
     if request.param == "root":
         if os.geteuid() != 0:
             pytest.skip("needs root")
