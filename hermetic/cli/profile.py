@@ -70,7 +70,8 @@ def rollback(name: str, store: str | None, to: int | None, cause: str, policy: s
     """
     file = policy_of(name, policy)
     warming = imported("profile_warming") if file is not None else None
-    triton = place_of(given) if file is not None else None
+    if file is not None:
+        place_of(given)  # which may refuse, before the link is switched
     place = open_store(store)
     profile = place.profile(name)
     shown = profile.current()
@@ -78,7 +79,7 @@ def rollback(name: str, store: str | None, to: int | None, cause: str, policy: s
     _tell(place, profile, generation)
     if warming is not None:
         left = shown.path(place.layout) if shown else ""
-        warming.warm_up_again(file, name, store, generation, left, triton)
+        warming.warm_up_again(file, name, store, generation, left, given)
 
 
 @command.command("prune")

@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from typing import Any
 
 from hermetic.cli import console
+from hermetic.cli.placing import place_of, talk_of
 from hermetic.cli.serving import Prepared, Wish, prepared
 from hermetic.cli.serving_policy import governed
 from hermetic.errors import Domain, HermeticError
 from hermetic.llm.policy import PolicyFile
 from hermetic.serve.launch import serving
-from hermetic.serve.launch_command import Place, Settings
+from hermetic.serve.launch_command import Settings
 from hermetic.serve.launch_ports import Ports
 from hermetic.serve.openai.app import Proxy
 from hermetic.serve.openai.engine import Engine
@@ -29,10 +30,10 @@ __all__ = ["warm_up_again"]
 
 
 def warm_up_again(
-    file: PolicyFile, name: str, store: str | None, generation: Generation, left: str, triton: Place
+    file: PolicyFile, name: str, store: str | None, generation: Generation, left: str, given: dict[str, Any]
 ) -> None:
     """Log ``llm_warmup_completed`` and ``llm_rollback_completed``, with the cause of `generation`; `left` is what the
-    link showed before, `triton` where the server comes from that the engine is tried in.
+    link showed before, `given` what was said of the server that the engine is tried in.
 
     Raises `HermeticError` (environment/warm-up-failed) after ``llm_warmup_failed``: the link stays where it is then,
     and the roll-back is not called completed.
@@ -43,7 +44,7 @@ def warm_up_again(
         engine = governed(found, deployment)
         about = _about(name, engine)
         try:
-            done = asyncio.run(_asked(found, deployment, file, name, triton))
+            done = asyncio.run(_asked(found, deployment, file, name, given))
         except HermeticError as error:
             done = WarmedUp(error.message, (), 0)
         _log_warm_up(log, done, about)
@@ -84,10 +85,12 @@ def _manifest(file: PolicyFile, engine: Governed) -> dict[str, Any]:
     return {"runtime_manifest": found.metadata.version, "aligned": not differences}
 
 
-async def _asked(found: Prepared, deployment: Deployment, file: PolicyFile, model: str, triton: Place) -> WarmedUp:
+async def _asked(
+    found: Prepared, deployment: Deployment, file: PolicyFile, model: str, given: dict[str, Any]
+) -> WarmedUp:
     """With a Triton of its own, on ports that nobody has; what runs already is not disturbed."""
-    settings = Settings(ports=_free_ports(), drain_s=0, place=triton)
-    async with serving(found.subject, found.launcher, settings, lambda _: None) as server:
+    settings = Settings(ports=_free_ports(), drain_s=0, place=place_of(given), start_s=given["start_timeout"])
+    async with serving(found.subject, found.launcher, settings, talk_of(given, model, "rollback")) as server:
         tokenizer = os.path.join(found.subject.tokenizer, deployment.tokenizer_folder).rstrip("/")
         engine = Engine.at(model, tokenizer, server.grpc, deployment)
         try:

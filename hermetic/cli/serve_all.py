@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Any
 
 import click
 import uvloop
 
 from hermetic.cli import options
-from hermetic.cli.placing import place_options
+from hermetic.cli.placing import place_options, talk_of
 from hermetic.cli.serve_proxy import announce, answering, proxy_of, proxy_options, proxy_settings
 from hermetic.cli.serve_triton import placed_settings_of, server_options, wish_of
 from hermetic.cli.serving import Prepared, prepared
-from hermetic.errors import Domain, HermeticError
 from hermetic.serve.launch import serving
 from hermetic.serve.launch_ports import insist_on_free
 from hermetic.serve.launch_signals import stopping
@@ -43,7 +41,8 @@ def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool
 async def _serve(found: Prepared, given: dict[str, Any], *, as_json: bool) -> None:
     with stopping() as stop:
         settings = placed_settings_of(given)
-        async with serving(found.subject, found.launcher, settings, _show) as server:
+        talk = talk_of(given, found.subject.name, settings.ports.http)
+        async with serving(found.subject, found.launcher, settings, talk) as server:
             proxy = await asyncio.to_thread(proxy_of, found, server.grpc, given)
             told = asyncio.ensure_future(stop.told.wait())
 
@@ -55,12 +54,4 @@ async def _serve(found: Prepared, given: dict[str, Any], *, as_json: bool) -> No
                 await answering(proxy, [server.ended, told], ready)
             finally:
                 told.cancel()
-            if server.ended.done():
-                ended = server.ended.result()
-                message = f"Triton ended by itself: status {ended.status}, signal {ended.signal}"
-                raise HermeticError(Domain.ENVIRONMENT, "triton-ended", message)
-
-
-def _show(chunk: bytes) -> None:
-    sys.stderr.buffer.write(chunk)
-    sys.stderr.buffer.flush()
+            server.insist()

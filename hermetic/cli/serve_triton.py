@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +13,13 @@ import click
 
 from hermetic.cli import console, options
 from hermetic.cli.link import default_folder
-from hermetic.cli.placing import place_of, place_options
+from hermetic.cli.placing import place_of, place_options, talk_of
 from hermetic.cli.serving import Prepared, Wish, prepared
-from hermetic.errors import Domain, HermeticError
 from hermetic.serve.launch import Served, serving
 from hermetic.serve.launch_command import Settings
 from hermetic.serve.launch_ports import Ports
 from hermetic.serve.launch_signals import stopping
+from hermetic.serve.launch_watch import Talk
 from hermetic.serve.notify import tell_ready
 
 _PORT = click.IntRange(1, 65535)
@@ -65,7 +64,7 @@ def settings_of(given: dict[str, Any]) -> Settings:
 
 def placed_settings_of(given: dict[str, Any]) -> Settings:
     """With those of `place_options`. Raises `HermeticError` (usage/two-tritons)."""
-    return replace(settings_of(given), place=place_of(given))
+    return replace(settings_of(given), place=place_of(given), start_s=given["start_timeout"])
 
 
 def wish_of(target: str, sets: tuple[str, ...], store: str | None, given: dict[str, Any]) -> Wish:
@@ -94,12 +93,13 @@ def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool
             console.warning(f"{variable} is not read here: {instead}")
     settings = placed_settings_of(given)
     with prepared(wish_of(target, sets, store, given)) as found:
-        asyncio.run(_serve(found, settings, as_json=as_json))
+        talk = talk_of(given, found.subject.name, settings.ports.http)
+        asyncio.run(_serve(found, settings, talk, as_json=as_json))
 
 
-async def _serve(found: Prepared, settings: Settings, *, as_json: bool) -> None:
+async def _serve(found: Prepared, settings: Settings, talk: Talk, *, as_json: bool) -> None:
     with stopping() as stop:
-        async with serving(found.subject, found.launcher, settings, _show) as server:
+        async with serving(found.subject, found.launcher, settings, talk) as server:
             _announce(server, as_json=as_json)
             stop.gentle = True
             told = asyncio.ensure_future(stop.told.wait())
@@ -108,10 +108,7 @@ async def _serve(found: Prepared, settings: Settings, *, as_json: bool) -> None:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 told.cancel()
-            if server.ended.done():
-                ended = server.ended.result()
-                message = f"Triton ended by itself: status {ended.status}, signal {ended.signal}"
-                raise HermeticError(Domain.ENVIRONMENT, "triton-ended", message)
+            server.insist()
             console.note("draining; once more to stop at once")
 
 
@@ -126,6 +123,7 @@ def _announce(server: Served, *, as_json: bool) -> None:
                 "engine": deployment.engine_hash,
                 "tokenizer": deployment.tokenizer_hash,
                 "host": host,
+                "log": server.talk.log,
                 **vars(ports),
             }
         )
@@ -133,8 +131,3 @@ def _announce(server: Served, *, as_json: bool) -> None:
         console.data(f"http://{host}:{ports.http}")
         console.note(f"{server.subject.name} is ready: HTTP {ports.http}, gRPC {ports.grpc}, metrics {ports.metrics}")
     tell_ready()
-
-
-def _show(chunk: bytes) -> None:
-    sys.stderr.buffer.write(chunk)
-    sys.stderr.buffer.flush()

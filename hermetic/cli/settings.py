@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["KNOWN", "Setting", "SettingError", "cache_folder", "find", "store_root"]
+__all__ = ["KNOWN", "Setting", "SettingError", "cache_folder", "find", "state_folder", "store_root"]
 
 #: Name, type of each setting and what it is for.
 KNOWN = {
@@ -60,6 +60,11 @@ def store_root(given: str | None = None) -> str:
 def cache_folder() -> str:
     """Where things lie that may be deleted at any time."""
     return os.path.join(_base("XDG_CACHE_HOME", ".cache"), "hermetic")
+
+
+def state_folder() -> str:
+    """Where logs of servers lie."""
+    return os.path.join(_base("XDG_STATE_HOME", os.path.join(".local", "state")), "hermetic")
 
 
 def _user_file() -> str:

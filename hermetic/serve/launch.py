@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from hermetic.canonical import encode
 from hermetic.errors import Domain, HermeticError
@@ -27,15 +26,13 @@ from hermetic.sandbox.runner import Exit
 from hermetic.serve.launch_command import Settings
 from hermetic.serve.launch_place import Start, placed, program_files
 from hermetic.serve.launch_ports import insist_on_free
+from hermetic.serve.launch_watch import Talk, Watch, limit_of, until_ready
 from hermetic.serve.triton_deployment import Deployment, read_deployment, verify
 from hermetic.serve.triton_needs import Known
 from hermetic.store import Run
 
 __all__ = ["Served", "Subject", "launcher_of", "lay_out_repository", "serving"]
 
-#: The last thing that Triton says before it answers; the others are up by then, and all models loaded.
-_READY: Final = re.compile(rb"Started Metrics Service at")
-_TAIL: Final = 40
 _UNLOADING_S: Final = 5  # Triton looks once a second whether its models have gone
 
 
@@ -62,6 +59,15 @@ class Served:
     deployment: Deployment
     settings: Settings
     ended: asyncio.Future[Exit]
+    watch: Watch
+    talk: Talk
+
+    def insist(self) -> None:
+        """Raises `HermeticError` (environment/triton-ended) with its last words if it has gone."""
+        if self.ended.done():
+            message = f"Triton ended by itself: {_how(self.ended.result())}"
+            data = {"log_tail": self.watch.tail()}
+            raise HermeticError(Domain.ENVIRONMENT, "triton-ended", message, hint=self.talk.where, data=data)
 
     @property
     def grpc(self) -> str:
@@ -76,29 +82,30 @@ def launcher_of(run: Run, indexes: Mapping[str, str], memo: Memo) -> Launcher:
 
 
 @contextlib.asynccontextmanager
-async def serving(
-    subject: Subject, launcher: Launcher, settings: Settings, on_output: Callable[[bytes], None]
-) -> AsyncIterator[Served]:
+async def serving(subject: Subject, launcher: Launcher, settings: Settings, talk: Talk) -> AsyncIterator[Served]:
     """Verify engine and tokenizer, start Triton, and yield it once it is ready; drain and end it on the way out.
 
-    What Triton prints goes to `on_output`. Raises `HermeticError`: trust/engine-changed and trust/tokenizer-changed
-    before anything is started, busy/port-in-use, what `placed` raises, environment/triton-failed with what it said last
-    if it ends before it is ready. Must be used on the main thread.
+    Raises `HermeticError`: trust/engine-changed and trust/tokenizer-changed before anything is started,
+    busy/port-in-use, what `placed` and `until_ready` raise, environment/triton-failed with what it said last if it ends
+    before it is ready. Must be used on the main thread.
     """
     insist_on_free(settings.host, vars(settings.ports))
     deployment = read_deployment(subject.repository)
     subject = replace(subject, tokenizer=os.path.join(subject.tokenizer, deployment.tokenizer_folder).rstrip("/"))
+    talk.tell(f"every file of the engine is compared with its manifest: {len(deployment.engine_files)}")
     await asyncio.to_thread(verify, "engine", subject.engine, deployment.engine_files, whole=True)
     await asyncio.to_thread(verify, "tokenizer", subject.tokenizer, deployment.tokenizer_files, whole=False)
-    async with placed(subject, deployment, launcher, settings, on_output) as start:
+    async with placed(subject, deployment, launcher, settings, talk.tell) as start:
         with launcher.run.workspace() as workspace:
             plan = await asyncio.to_thread(_plan, subject, settings, start, str(workspace.path))
-            async with _running(plan, settings.drain_s, on_output) as (ended, ready, tail):
-                waiting: list[asyncio.Future[Any]] = [ended, ready]
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            limit = limit_of(settings, deployment.engine_files)
+            within = f"it has {limit} s" if limit else "however long it takes"
+            talk.tell(f"Triton is started; {within}" + (f", and logs to {talk.log}" if talk.log else ""))
+            async with _running(plan, settings.drain_s, talk) as (ended, watch):
+                await until_ready(watch, ended, limit, talk)
                 if ended.done():
-                    raise _failed(ended.result(), tail)
-                yield Served(subject, deployment, settings, ended)
+                    raise _failed(ended.result(), watch, talk)
+                yield Served(subject, deployment, settings, ended, watch, talk)
 
 
 def _plan(subject: Subject, settings: Settings, start: Start, place: str) -> LaunchPlan:
@@ -125,56 +132,36 @@ def _mounted(
 
 
 @contextlib.asynccontextmanager
-async def _running(
-    plan: LaunchPlan, drain_s: int, on_output: Callable[[bytes], None]
-) -> AsyncIterator[tuple[asyncio.Future[Exit], asyncio.Future[None], _Tail]]:
+async def _running(plan: LaunchPlan, drain_s: int, talk: Talk) -> AsyncIterator[tuple[asyncio.Future[Exit], Watch]]:
     """The plan, started; ended on the way out, gently if this is not the way of an error.
 
     A client that holds a stream open without asking anything keeps Triton for ever, so patience has an end here too.
     """
     inside, ours = os.pipe2(os.O_CLOEXEC)
-    ready = asyncio.get_running_loop().create_future()
-    tail = _Tail(ready, on_output)
-    ended = asyncio.ensure_future(runner.run(plan, log=None, on_output=tail.heard, stdin=inside))
+    watch = Watch(talk)
+    ended = asyncio.ensure_future(runner.run(plan, log=None, on_output=watch.heard, stdin=inside))
     try:
-        yield ended, ready, tail
+        yield ended, watch
         os.close(ours)
         ours = -1
         await asyncio.wait([ended], timeout=drain_s + _UNLOADING_S)
     finally:
         ended.cancel()
         await asyncio.wait([ended])
-        ready.cancel()
+        watch.close()
         os.close(inside)
         if ours >= 0:
             os.close(ours)
 
 
-class _Tail:
-    """What Triton said last, and whether it has said that it is ready."""
-
-    def __init__(self, ready: asyncio.Future[None], tell: Callable[[bytes], None]) -> None:
-        self._ready = ready
-        self._tell = tell
-        self._text = b""
-
-    def heard(self, chunk: bytes) -> None:
-        self._tell(chunk)
-        self._text = (self._text + chunk)[-1 << 16 :]
-        if not self._ready.done() and _READY.search(self._text):
-            self._ready.set_result(None)
-
-    def lines(self) -> list[str]:
-        """The end of it, without the tables that Triton prints whatever happens."""
-        lines = self._text.decode("utf-8", "replace").splitlines()
-        said = [line for line in lines if not line.startswith(("+-", "| ")) or "UNAVAILABLE" in line]
-        return [" ".join(line.split()) for line in said if line.strip()][-_TAIL:]
+def _how(ended: Exit) -> str:
+    return f"status {ended.status}" if ended.status is not None else f"signal {ended.signal}"
 
 
-def _failed(ended: Exit, tail: _Tail) -> HermeticError:
-    how = f"status {ended.status}" if ended.status is not None else f"signal {ended.signal}"
-    message = f"Triton ended with {how} before it was ready"
-    return HermeticError(Domain.ENVIRONMENT, "triton-failed", message, data={"log_tail": tail.lines()})
+def _failed(ended: Exit, watch: Watch, talk: Talk) -> HermeticError:
+    message = f"Triton ended with {_how(ended)} before it was ready"
+    data = {"log_tail": watch.tail()}
+    return HermeticError(Domain.ENVIRONMENT, "triton-failed", message, hint=talk.where, data=data)
 
 
 async def lay_out_repository(
@@ -189,11 +176,12 @@ async def lay_out_repository(
     defaults = {name: Repository.model_fields[name].get_default(call_default_factory=True) for name in _OPTIONS}
     program = Program(name, program_files(Repository.programs), {**defaults, **options}, {})
     plan = await asyncio.to_thread(_mounted, program, mounts, place, folders, Limits())
-    tail = _Tail(asyncio.get_running_loop().create_future(), lambda _: None)
-    ended = await runner.run(plan, log=None, on_output=tail.heard)
+    watch = Watch(Talk(tell=lambda _: None))
+    ended = await runner.run(plan, log=None, on_output=watch.heard)
+    watch.close()
     if not ended.ok:
         message = f"{folders['engine']} cannot be served"
-        raise HermeticError(Domain.RECIPE, "repository-failed", message, data={"log_tail": tail.lines()})
+        raise HermeticError(Domain.RECIPE, "repository-failed", message, data={"log_tail": watch.tail()})
     return f"{place}/out"
 
 

@@ -29,13 +29,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Settings:
-    """How. `drain_s` is how long requests that run may take to end once the server is told to stop, in seconds."""
+    """How. `drain_s` is how long requests that run may take to end once the server is told to stop, and `start_s` how
+    long it may take to become ready, in seconds: 0 is any time, None is by the size of the engine.
+    """
 
     host: str = "127.0.0.1"
     ports: Ports = field(default_factory=Ports)
     drain_s: int = 30
     shm_mb: int = 1024
     place: Place = field(default_factory=Place)
+    start_s: int | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +32,7 @@ __all__ = ["PROGRAMS", "Start", "placed", "program_files"]
 
 PROGRAMS: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "llm", "programs")
 _PATIENCE: Final = 120  # seconds for a look at what is there
+_PROGRESS_S: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def program_files(names: tuple[str, ...]) -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def placed(
-    subject: Subject, deployment: Deployment, launcher: Launcher, settings: Settings, tell: Callable[[bytes], None]
+    subject: Subject, deployment: Deployment, launcher: Launcher, settings: Settings, tell: Callable[[str], None]
 ) -> AsyncIterator[Start]:
     """How `subject` is started. GPUs are leased until the end of it; waiting for one is told.
 
@@ -55,7 +58,7 @@ async def placed(
     for the engine, environment/no-backend if something is not in it, environment/release-mismatch.
     """
     if deployment.kind == "openvino":
-        yield await _locked(launcher, settings)
+        yield await _locked(launcher, settings, Brought(tell))
         return
     who, place = f"engine {subject.name!r}", settings.place
     if not (place.triton or place.image or subject.image):
@@ -63,7 +66,7 @@ async def placed(
     wanted = needs(subject.name, subject.engine, deployment, subject.known, place.gpu)
     if wanted.gpu is not None:
         fitting(wanted.gpu, who)  # before an image of 30 GB is brought
-    launcher, mounts, binary, where = await _found(subject.image, launcher, place)
+    launcher, mounts, binary, where = await _found(subject.image, launcher, place, Brought(tell))
     seen = await _look(launcher, mounts, binary, deployment)
     if seen["missing"]:
         message = f"{where} cannot serve an engine of the kind {deployment.kind}: it has no {seen['missing'][0]}"
@@ -71,23 +74,23 @@ async def placed(
     insist_on_release(subject.name, wanted.release, seen["release"], where)
 
     def waits(what: str) -> None:
-        tell(f"{who} waits: it needs {what}\n".encode())
+        tell(f"{who} waits: it needs {what}")
 
     async with granted(wanted.gpu, who, launcher, mounts, waits) as leased:
         line = command(deployment.processes, settings, settings.host, binary)
         yield Start(leased, ("triton_start.py",), {"command": list(line)})
 
 
-async def _locked(launcher: Launcher, settings: Settings) -> Start:
+async def _locked(launcher: Launcher, settings: Settings, brought: Brought) -> Start:
     """The server of the lock, for engines that need no GPU."""
     environment = next(iter(launcher.identities))
-    mounts = with_libpython(await launcher.environment(environment, _nobody), launcher.identities[environment])
+    mounts = with_libpython(await launcher.environment(environment, brought), launcher.identities[environment])
     parameters = {"host": settings.host, "drain_s": settings.drain_s, **vars(settings.ports)}
     return Start(mounts, ("triton_server.py", "triton_start.py"), parameters)
 
 
 async def _found(
-    image: Image | None, launcher: Launcher, place: Place
+    image: Image | None, launcher: Launcher, place: Place, brought: Brought
 ) -> tuple[Launcher, EnvironmentMounts, Binary, str]:
     """What can start programs there, the environment, what the server is called in it, and it in words."""
     if place.triton:
@@ -96,7 +99,7 @@ async def _found(
     image = Image(pinned(place.image)) if place.image else image
     assert image is not None
     launcher = Launcher(launcher.run, {image: Identity(images.value(image))}, launcher.indexes)
-    mounts = await launcher.environment(image, _nobody)
+    mounts = await launcher.environment(image, brought)
     return launcher, mounts, Binary(backends=place.backends), f"the image {images.pinned(image)}"
 
 
@@ -106,8 +109,18 @@ def _elsewhere(deployment: Deployment) -> HermeticError:
     return HermeticError(Domain.ENVIRONMENT, "kind-not-here", message, hint=hint)
 
 
-def _nobody(_what: str, _done: int, _total: int | None) -> None:
-    return
+class Brought:
+    """Tells now and then how much of what Triton runs in has come, if it was not here already."""
+
+    def __init__(self, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._tell = tell
+        self._clock = clock
+        self._told = -math.inf
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        if self._clock() - self._told >= _PROGRESS_S:
+            self._told = self._clock()
+            self._tell(f"bringing {what}: {done / 1e6:.0f}" + (f" of {total / 1e6:.0f} MB" if total else " MB"))
 
 
 async def _look(

@@ -61,7 +61,7 @@ def test_a_client_that_goes_stops_the_work(api: Api) -> None:
 @pytest.mark.slow
 def test_a_thousand_disconnects_under_load(tiny: Tiny) -> None:
     """None is left in Triton, which could not end within the time it has if one were."""
-    with everything("--concurrent", "16", "--queue", "2000", "--drain", "20") as api:
+    with everything("--concurrent", "16", "--queue", "2000", "--drain", "20", "--verbose") as api:
 
         def leave(number: int) -> None:
             with asking(api, **LONG) as connection:
@@ -146,7 +146,7 @@ def test_a_kill_leaves_nothing(tiny: Tiny) -> None:
 def test_a_kill_while_it_starts_leaves_nothing(tiny: Tiny, moment: str) -> None:
     http, grpc, metrics, port = map(str, triton_kit.free_ports(4))
     ports = ("--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics, "--port", port)
-    command = [sys.executable, "-m", "hermetic", "serve", str(triton_kit.RECIPE), *ports]
+    command = [sys.executable, "-m", "hermetic", "serve", str(triton_kit.RECIPE), "--verbose", *ports]
     pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=triton_kit.environment(), **pipes) as process:
         assert any(moment in line for line in process.stderr)  # type: ignore[union-attr]  # it is a pipe

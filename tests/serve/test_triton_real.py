@@ -28,6 +28,7 @@ ANSWER = (
     "A store path is an immutable folder that holds the result of one stage. "
     "Its name starts with the key, so the same inputs always lead to the same path."
 )
+HANGS = "import threading\nthreading.Event().wait()\n"
 KINDS = {"INT32": np.int32, "BOOL": np.bool_, "FP32": np.float32, "UINT64": np.uint64, "BYTES": np.object_}
 
 
@@ -253,7 +254,8 @@ def test_triton_that_dies_is_said(tiny: Tiny) -> None:
         (triton_server,) = [pid for pid in pids() if read(pid, "comm").strip() == b"tritonserver" and of(server, pid)]
         os.kill(triton_server, signal.SIGKILL)
         assert server.process.wait() == 4
-    assert any("error[environment/triton-ended]" in line for line in server.said)
+        server.said.wait_for("error[environment/triton-ended]: Triton ended by itself: signal 9")
+        server.said.wait_for(f"all it printed is in {server.ready['log']}")
     none_is_left(server.ready["http"])
 
 
@@ -267,22 +269,45 @@ def test_an_engine_without_a_manifest(tmp_path: Path) -> None:
     assert "error[trust/no-manifest]" in done.stderr
 
 
-def test_a_repository_that_triton_can_not_load(tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "code", "options", "reason", "says"),
+    [
+        (
+            "tensorrt_llm",
+            "raise RuntimeError('of a test')",
+            (),
+            "model-failed",
+            "'tensorrt_llm': Internal: RuntimeError",
+        ),
+        ("preprocessing", HANGS, ("--start-timeout", "2"), "start-timeout", "waited for"),
+    ],
+    ids=["fails", "hangs"],
+)
+def test_a_model_that_can_not_be_loaded(
+    model: str, code: str, options: tuple[str, ...], reason: str, says: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    """An error at once, or when the time is over. What Triton printed is in a file, and not on the terminal."""
     broken = tmp_path / "broken"
     shutil.copytree(tiny.repository, broken)
     for folder, _, _ in os.walk(broken):
         os.chmod(folder, 0o755)
-    model = broken / "repository" / "tensorrt_llm" / "1" / "model.py"
-    model.chmod(0o644)
-    model.write_text("raise RuntimeError('of a test')\n")
+    file = broken / "repository" / model / "1" / "model.py"
+    file.chmod(0o644)
+    file.write_text(code)
     ports = [str(port) for port in triton_kit.free_ports(3)]
+    log = tmp_path / "triton.log"
     done = hermetic(
-        "serve", "triton", tiny.engine, "--repository", broken,
+        "serve", "triton", tiny.engine, "--repository", broken, "--triton-log", log, *options,
         "--http-port", ports[0], "--grpc-port", ports[1], "--metrics-port", ports[2],
     )  # fmt: skip
     assert done.returncode == 4
-    assert "error[environment/triton-failed]" in done.stderr
-    assert "RuntimeError: of a test" in done.stderr
+    error = done.stderr[done.stderr.index(f"error[environment/{reason}]") :]
+    assert says in error
+    assert f"  |   /build/in/repository/repository/{model}/1/model.py(1)" in error or reason == "start-timeout"
+    assert f"all it printed is in {log}" in error
+    assert "TRITONBACKEND_ModelInstanceInitialize" not in done.stderr.replace(error, "")
+    assert "TRITONBACKEND_ModelInstanceInitialize" in log.read_text()
+    none_is_left(int(ports[0]))
 
 
 def closed(server: Server, *ports: str) -> bool:
@@ -308,7 +333,7 @@ def test_a_kill_leaves_nothing(tiny: Tiny) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("moment", ["Unable to allocate pinned", "loading: tensorrt_llm", "TRITONBACKEND_ModelInst"])
 def test_a_signal_while_it_starts_leaves_nothing(tiny: Tiny, moment: str, number: signal.Signals) -> None:
-    with triton_kit.starting(triton_kit.RECIPE) as (process, port):
+    with triton_kit.starting(triton_kit.RECIPE, "--verbose") as (process, port):
         assert any(moment in line for line in process.stderr)  # type: ignore[union-attr]  # it is a pipe
         assert inside(port)
         process.send_signal(number)

@@ -29,7 +29,8 @@ def follow(command: list[str], variables: Mapping[str, str]) -> int:
         for process in servers() if ended not in ready else ():
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)
-        return server.wait()
+        code = server.wait()
+        return code if code >= 0 else 128 - code  # a signal, as shells tell it
 
 
 def servers() -> Iterator[int]:
