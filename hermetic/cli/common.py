@@ -11,7 +11,7 @@ from hermetic.store import Store
 
 if TYPE_CHECKING:
     from hermetic.realise.evaluated import Evaluated
-    from hermetic.recipe import Memo
+    from hermetic.recipe import Memo, Stage
 
 __all__ = ["Opened", "open_store", "opened"]
 
@@ -25,6 +25,14 @@ class Opened:
     store: Store
     evaluated: Evaluated
     memo: Memo
+
+    def building(self) -> dict[Stage, str]:
+        """The stages that would be built now, with their names."""
+        from hermetic.realise.plan import make_plan
+
+        evaluated = self.evaluated
+        plan = make_plan(evaluated.graph, [item.key for item in evaluated.wanted], self.store)
+        return {step.stage: step.name for step in plan.to_build}
 
     def remember(self) -> None:
         """Let the next command about the same find its answer without evaluating anything."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermetic.errors import Domain, HermeticError, HermeticErrors
+from hermetic.errors import Domain
 
 if TYPE_CHECKING:
     from hermetic.cli.common import Opened
@@ -20,16 +20,10 @@ def refuse(session: Opened) -> None:
     if not any(stage.gpu is not None for stage in session.evaluated.recipe.names):
         return
     from hermetic.llm.drivers import findings
-    from hermetic.realise.plan import make_plan
+    from hermetic.llm.findings import raise_errors
     from hermetic.sandbox.gpu import discover
 
-    evaluated = session.evaluated
-    plan = make_plan(evaluated.graph, [item.key for item in evaluated.wanted], session.store)
-    stages = [(step.stage, step.name) for step in plan.to_build if step.stage.gpu is not None]
+    stages = [(stage, name) for stage, name in session.building().items() if stage.gpu is not None]
     driver = discover().driver if stages else ""
-    found = findings(stages, driver) if driver else ()
-    errors = [
-        HermeticError(Domain.ENVIRONMENT, one.code, f"{one.where}: {one.message}", hint=one.hint) for one in found
-    ]
-    if errors:
-        raise errors[0] if len(errors) == 1 else HermeticErrors(errors)
+    if driver:
+        raise_errors(findings(stages, driver), Domain.ENVIRONMENT)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
 from hermetic.cli import approved, console, options
-from hermetic.errors import EXIT_CODES, Domain, HermeticError, HermeticErrors
+from hermetic.errors import EXIT_CODES, Domain
 from hermetic.llm.findings import Finding, Severity
 
 if TYPE_CHECKING:
     from hermetic.recipe import Recipe
-
-#: What ``hermetic lock`` puts right.
-_UNLOCKED: Final = frozenset({"not-locked", "unresolved"})
 
 
 @click.command("lint")
@@ -30,7 +27,7 @@ def command(context: click.Context, reference: str, sets: tuple[str, ...], as_js
 
     The exit code is 3 if there is an error, and 0 if there are only warnings and notes.
     """
-    found = _truss(reference, sets) if reference.endswith((".yaml", ".yml")) else _recipe(reference, sets, policy)
+    found = _found(reference, options.overrides(sets), policy)
     for finding in found:
         if as_json:
             console.json_line(finding.document())
@@ -43,36 +40,19 @@ def command(context: click.Context, reference: str, sets: tuple[str, ...], as_js
         context.exit(EXIT_CODES[Domain.RECIPE])
 
 
-def _truss(file: str, sets: tuple[str, ...]) -> list[Finding]:
-    from hermetic.llm.findings import errors_of
-    from hermetic.llm.truss.lint import lint
+def _found(reference: str, overrides: Mapping[str, str], policy: str | None) -> list[Finding]:
+    from hermetic.llm.lint import RECIPES, looked_at
 
-    found = lint(file)
-    return found if errors_of(found) else [*found, *approved.lint_config(file, options.overrides(sets))]
+    def judge(recipe: Recipe) -> list[Finding]:
+        return [*RECIPES.run(recipe), *approved.lint(recipe), *_promises(recipe, policy)]
 
+    if reference.endswith((".yaml", ".yml")):
+        from hermetic.llm.truss.stage_lint import lint_config
 
-def _recipe(reference: str, sets: tuple[str, ...], policy: str | None) -> list[Finding]:
-    from hermetic.llm.lint import RECIPES
+        return lint_config(reference, overrides, judge)
     from hermetic.realise.evaluated import split_reference
-    from hermetic.recipe.loader import load
-    from hermetic.recipe.pins import locking
 
-    file, _ = split_reference(reference)
-    overrides = options.overrides(sets)
-    unlocked: list[Finding] = []
-    try:
-        recipe = load(file, overrides)
-    except HermeticError as error:
-        if error.domain is not Domain.RECIPE:
-            raise
-        errors = error.errors if isinstance(error, HermeticErrors) else [error]
-        if not _UNLOCKED.issuperset(one.reason for one in errors):
-            return [_finding(one) for one in errors]
-        # What is not pinned yet stops a build, and says nothing against the rest of the recipe.
-        unlocked = [replace(_finding(one), severity=Severity.WARNING) for one in errors]
-        with locking():
-            recipe = load(file, overrides)
-    return [*RECIPES.run(recipe), *approved.lint(recipe), *_promises(recipe, policy), *unlocked]
+    return looked_at(split_reference(reference)[0], overrides, judge)
 
 
 def _promises(recipe: Recipe, policy: str | None) -> list[Finding]:
@@ -84,13 +64,8 @@ def _promises(recipe: Recipe, policy: str | None) -> list[Finding]:
     return list(policy_findings(recipe, read_policy(policy).policy))
 
 
-def _finding(error: HermeticError) -> Finding:
-    """What stops an evaluation. Its message begins with the file and line already."""
-    return Finding(error.reason, Severity.ERROR, "", error.message, error.hint or "")
-
-
 def _show(finding: Finding) -> None:
-    where = " ".join(part for part in (finding.place and f"{finding.place}:", finding.where) if part)
+    where = ": ".join(part for part in (finding.place, finding.where) if part)
     text = f"{where}: {finding.message}" if where else finding.message
     console.data(f"{finding.severity.value}[{finding.code}]: {text}")
     if finding.hint:

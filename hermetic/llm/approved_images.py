@@ -31,10 +31,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from hermetic.errors import Domain, HermeticError
-from hermetic.llm.findings import Finding, Severity
+from hermetic.llm.findings import Finding, Severity, raise_errors
 from hermetic.recipe import Image, Stage
 
-__all__ = ["ApprovedImages", "Entry", "findings", "promote", "read"]
+__all__ = ["ApprovedImages", "Entry", "findings", "insist", "insist_on", "promote", "read"]
 
 _FIELDS: Final = {
     "approved": {"reference": False, "digest": True},
@@ -124,6 +124,27 @@ def findings(approved: ApprovedImages, stages: Iterable[tuple[Stage, str]]) -> I
                 place = stage.where
                 file, line = (place.file, place.line) if place else ("", 0)
                 yield replace(found, where=f"{name}: {found.where}", file=file, line=line)
+
+
+def insist(approved: ApprovedImages, stages: Iterable[tuple[Stage, str]], *, testing: bool) -> list[Finding]:
+    """Stop for an image of `stages` that is not approved, or in test without `testing`; what is to be said otherwise.
+
+    Raises `HermeticError` (trust/image-…).
+    """
+    return _insist(findings(approved, stages), testing=testing)
+
+
+def insist_on(approved: ApprovedImages, image: Image, where: str) -> None:
+    """The same for one image, in which `where` will be started."""
+    found = approved.judge(image)
+    _insist([replace(found, where=where)] if found is not None else [], testing=False)
+
+
+def _insist(found: Iterable[Finding], *, testing: bool) -> list[Finding]:
+    said = list(found)
+    allowed = [one for one in said if one.severity is Severity.WARNING and testing]
+    raise_errors([replace(one, severity=Severity.ERROR) for one in said if one not in allowed], Domain.TRUST)
+    return allowed
 
 
 def promote(approved: ApprovedImages, reference: str, preimage: dict[str, Any], key: str) -> Entry:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from hermetic.llm import memory, pytorch, tensorrt_llm
-from hermetic.llm.drivers import cuda_of
+from hermetic.llm.drivers import without_kernels
 from hermetic.llm.findings import Finding, Severity
 from hermetic.llm.origins import origins
 from hermetic.llm.pytorch import PyTorchModel
@@ -17,7 +17,6 @@ from hermetic.llm.support import FORMATS, Target, refusals, unlisted
 from hermetic.llm.support.releases import (
     First,
     contents,
-    cuda_for,
     first_release,
     first_release_of_model,
     is_older,
@@ -87,14 +86,9 @@ def _gpu(engine: Engine | PyTorchModel) -> Iterator[Finding]:
         message = f"TensorRT-LLM {engine.release} is not for {gpu}"
         hint = f"{first.since} is the first for {first.what}"
         yield Finding("gpu-and-release", Severity.ERROR, "gpu", message, hint, first.source)
-    if not isinstance(image, Image):
-        return
-    cuda = cuda_of(image)
-    needed, source = cuda_for(sm)
-    if cuda and needed and is_older(cuda, needed):
-        message = f"{gpu} needs CUDA {needed}, and {image.reference} has {cuda}"
-        hint = f"an image with CUDA {needed} or later, and the driver that goes with it"
-        yield Finding("gpu-and-image", Severity.ERROR, "gpu", message, hint, source)
+    found = without_kernels(image, gpu)
+    if found is not None:
+        yield found
 
 
 def _family(engine: Engine) -> Iterator[Finding]:

@@ -55,11 +55,11 @@ class Finding:
         known = {name: getattr(self, name) for name in fields if getattr(self, name)}
         return {"severity": self.severity.value, **known}
 
-    def error(self) -> HermeticError:
-        """The finding as what stops a command: domain recipe, its code as the reason."""
+    def error(self, domain: Domain = Domain.RECIPE) -> HermeticError:
+        """The finding as what stops a command, with its code as the reason."""
         text = ": ".join(part for part in (self.place, self.where, self.message) if part)
         data = {"field": self.where, "file": self.file, "line": self.line}
-        return HermeticError(Domain.RECIPE, self.code, text, hint=self.hint or None, data=data)
+        return HermeticError(domain, self.code, text, hint=self.hint or None, data=data)
 
     def unfit(self) -> PydanticCustomError:
         """The finding as what a stage's own validator raises: the mistake in the recipe has its code and hint."""
@@ -88,8 +88,8 @@ def errors_of(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity is Severity.ERROR]
 
 
-def raise_errors(findings: Iterable[Finding]) -> None:
+def raise_errors(findings: Iterable[Finding], domain: Domain = Domain.RECIPE) -> None:
     """Raise all findings of level error at once, as one `HermeticError` or as `HermeticErrors`; nothing if none."""
-    errors = [finding.error() for finding in errors_of(findings)]
+    errors = [finding.error(domain) for finding in errors_of(findings)]
     if errors:
         raise errors[0] if len(errors) == 1 else HermeticErrors(errors)

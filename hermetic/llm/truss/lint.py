@@ -10,7 +10,7 @@ from hermetic.llm.truss.load import Truss, load
 from hermetic.llm.truss.plan import plan_of
 from hermetic.llm.truss.rules import CHECKS, warning
 
-__all__ = ["examined", "lint", "missing"]
+__all__ = ["examined", "in_order", "lint", "missing"]
 
 _RULES = (advice, checks, folder)  # each registers its rules when it is imported
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
@@ -26,6 +26,11 @@ def examined(truss: Truss) -> list[Finding]:
     found = [*truss.findings, *CHECKS.run(truss)]
     if not errors_of(found):
         found += missing(truss)
+    return in_order(found)
+
+
+def in_order(found: list[Finding]) -> list[Finding]:
+    """Errors first, each kind by line."""
     return sorted(found, key=lambda item: (_ORDER[item.severity], item.line))
 
 

@@ -1,11 +1,13 @@
 """A config as a recipe: its build plan as stages, as if somebody had written them in Python.
 
 What a config cannot say are parameters: ``--set image=…`` is the builder's image, ``--set accept_licence=…`` accepts
-the licence of the weights, ``--set gpu=…`` says which product the accelerator is where hermetic does not know.
+the licence of the weights, ``--set gpu=…`` says which product the accelerator is where hermetic does not know, and
+``--set driver=…`` which drivers the engine must run with.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -23,11 +25,15 @@ from hermetic.llm.truss.lint import examined, missing
 from hermetic.llm.truss.load import load
 from hermetic.llm.truss.plan import Address, BuildPlan, plan_of
 from hermetic.recipe import Gpu, Image, Source, Stage, evaluation, hub_dataset, hub_snapshot, param, remote
+from hermetic.recipe.gpu import KNOWN_GPUS
 
 __all__ = ["names"]
 
 #: Other forms of weights that a repository may have beside its safetensors.
 _OTHER_WEIGHTS = ("original/", "*.bin", "*.pth", "*.pt", "*.gguf", "*.onnx", "*.h5", "*.msgpack")
+_NAMED = "--set gpu=NAME,GIB,SM with what hermetic doctor shows on such a machine"
+_SM = re.compile(r"[0-9]+\.[0-9]")
+_VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
 _SEED = 1234  # what quantize.py of TensorRT-LLM shuffles with
 
 
@@ -87,29 +93,46 @@ def _weights(address: Address, licence: str) -> Source:
     return remote(address.uri, ignore=_OTHER_WEIGHTS) if mark else Source(address.uri)
 
 
-def _gpu(plan: BuildPlan) -> Gpu | None:
-    """What the engine is built on, and which is in its key."""
+def _gpu(plan: BuildPlan, *, count: int, needed: bool) -> Gpu | None:
+    """What the engine is built on, which is in its key and so `needed`, or loaded on."""
     given = param("gpu", "", help="NAME or NAME,GIB,SM of the GPU to build on; none: the image is a stand-in")
-    if given == "none":
-        return None
+    more: dict[str, Any] = {"count": count, "at_least_driver": _driver()}
     name, *facts = (part.strip() for part in given.split(","))
-    if len(facts) == 2 and facts[0].isdigit():
-        return Gpu(name, memory_gib=int(facts[0]), sm=facts[1], count=plan.gpus)
-    if name or not plan.accelerator:
-        return Gpu(name, count=plan.gpus)
-    if plan.accelerator not in PRODUCTS:
-        message = f"resources.accelerator: what the driver calls a {plan.accelerator} is not known here"
-        hint = "--set gpu=NAME,GIB,SM with what hermetic doctor shows on such a machine"
-        evaluation.fail("gpu-unknown", message, hint=hint)
+    if name == "none" or (not (name or plan.accelerator) and not needed):
         return None
-    return Gpu(PRODUCTS[plan.accelerator], count=plan.gpus)
+    if facts:
+        return _described(given, name, facts, more)
+    product = name or PRODUCTS.get(plan.accelerator, plan.accelerator)
+    if product in ("", *KNOWN_GPUS):
+        return Gpu(product, **more)
+    if name:
+        evaluation.fail("gpu-unknown", f"--set gpu={name}: its memory and sm are not known here", hint=_NAMED)
+    elif needed:
+        message = f"resources.accelerator: what the driver calls a {plan.accelerator} is not known here"
+        evaluation.fail("gpu-unknown", message, hint=_NAMED)
+    return None
+
+
+def _described(given: str, name: str, facts: list[str], more: dict[str, Any]) -> Gpu | None:
+    if len(facts) != 2 or not facts[0].isdigit() or _SM.fullmatch(facts[1]) is None:
+        evaluation.fail("gpu-unknown", f"--set gpu={given}: that is neither NAME nor NAME,GIB,SM", hint=_NAMED)
+        return None
+    return Gpu(name, memory_gib=int(facts[0]), sm=facts[1], **more)
+
+
+def _driver() -> str:
+    given = param("driver", "", help="the oldest NVIDIA driver that the engine is for, such as 570.86")
+    if not given or _VERSION.fullmatch(given):
+        return given
+    evaluation.fail("bad-driver", f"--set driver={given}: that is no version of a driver", hint="--set driver=570.86")
+    return ""
 
 
 def _engine(plan: BuildPlan, image: Image, snapshot: Source, samples: Stage | None) -> dict[str, object]:
     checkpoint = _checkpoint(plan, image, snapshot, samples)
     engine = Engine(
         environment=image,
-        gpu=_gpu(plan),
+        gpu=_gpu(plan, count=plan.gpus, needed=True),
         release=plan.release,
         checkpoint=checkpoint,
         tokenizer=snapshot,
@@ -155,7 +178,7 @@ def _quantised(
     )
 
 
-def _model(plan: BuildPlan, image: Image, snapshot: Source, samples: Stage | None) -> dict[str, object]:  # noqa: ARG001
+def _model(plan: BuildPlan, image: Image, snapshot: Source, samples: Stage | None) -> dict[str, object]:
     """A checkpoint that TensorRT-LLM loads itself, and the arguments to load it with."""
     found: dict[str, object] = {}
     checkpoint: Source | Stage = snapshot
@@ -163,7 +186,13 @@ def _model(plan: BuildPlan, image: Image, snapshot: Source, samples: Stage | Non
         checkpoint = found["checkpoint"] = _quantised(plan, snapshot, samples, "hf")
     options = {name: _decimals(name, value) for name, value in plan.engine.items()}
     model = PyTorchModel(
-        checkpoint=checkpoint, release=plan.release, tp=plan.tp, quantisation=plan.algorithm, options=options
+        checkpoint=checkpoint,
+        runtime=image,
+        runtime_gpu=_gpu(plan, count=plan.tp, needed=False),
+        release=plan.release,
+        tp=plan.tp,
+        quantisation=plan.algorithm,
+        options=options,
     )
     return {**found, "model": model, "default": model}
 
