@@ -52,7 +52,13 @@ class PyTorchModel(Stage):
     kind: ClassVar[str] = "tensorrt-llm-pytorch.model"
     version: ClassVar[int] = 1
     programs: ClassVar[tuple[str, ...]] = ("pytorch_model.py", "model_yaml.py", "safetensors_file.py", "stage_file.py")
-    runner: ClassVar[tuple[str, ...]] = ("trtllm_chat.py", "trtllm_session.py", "model_yaml.py", "stage_file.py")
+    runner: ClassVar[tuple[str, ...]] = (
+        "trtllm_chat.py",
+        "trtllm_session.py",
+        "trtllm_speculation.py",
+        "model_yaml.py",
+        "stage_file.py",
+    )
     platform: ClassVar[tuple[str, ...]] = ()
 
     environment: InstanceOf[Environment] = Field(default_factory=files_environment)

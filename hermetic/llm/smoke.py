@@ -16,25 +16,22 @@ from pydantic_core import PydanticCustomError
 
 from hermetic.llm import memory
 from hermetic.llm.pytorch import PyTorchModel
+from hermetic.llm.speculation import NEEDED
 from hermetic.llm.support.releases import is_older
-from hermetic.llm.tensorrt_llm import Engine
+from hermetic.llm.tensorrt_llm import SESSION, Engine
 from hermetic.recipe import Environment, Stage
 
-__all__ = ["SESSION", "Smoke"]
+__all__ = ["Smoke"]
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[str, Field(pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$")]
 
-#: What loads an engine of either kind and asks it.
-SESSION: Final = ("trtllm_session.py", "model_yaml.py", "stage_file.py")
 #: TensorRT-LLM has xgrammar since this release (release notes of 0.16).
 _GUIDED_SINCE: Final = "0.16.0"
 _SCHEMA: Final = (
     '{"type": "object", "properties": {"city": {"type": "string"}, "inhabitants": {"type": "integer"}},'
     ' "required": ["city", "inhabitants"], "additionalProperties": false}'
 )
-#: Engines that need settings of their own at run time, which the test does not give.
-_SPECULATIVE: Final = frozenset({"lookahead_decoding", "medusa", "explicit_draft_tokens", "eagle"})
 
 
 class Smoke(Stage):
@@ -46,7 +43,10 @@ class Smoke(Stage):
     answer: put in, left out or replaced. With `json_schema` the answer to `json_prompt` must be JSON that fits its
     outermost level, the same twice; "" leaves guided decoding out, as is the default where the engine has none.
 
-    Of engines for speculative decoding only those for external draft tokens can be tested.
+    An engine that drafts tokens is tested with its `speculation`. One for external draft tokens is tested without any,
+    or with those of `draft`, another engine of the same tokenizer, `draft_tokens` in a step; both have one rank then.
+    Where an engine can also be asked without drafts, each answer must be the same then, within `golden_tolerance`.
+    How many drafted tokens were right is in the report as far as the release says it.
     """
 
     kind: ClassVar[str] = "tensorrt-llm.smoke"
@@ -70,6 +70,8 @@ class Smoke(Stage):
     json_schema: str = ""
     json_prompt: str = "Answer in JSON: which city is the capital of France, and how many inhabitants has it?"
     max_json_tokens: Positive = 128
+    draft: InstanceOf[Engine] | None = None
+    draft_tokens: Positive = 4
 
     @model_validator(mode="before")
     @classmethod
@@ -86,8 +88,10 @@ class Smoke(Stage):
     @model_validator(mode="after")
     def _fits(self) -> Smoke:
         mode = self.engine.options.get("speculative_decoding_mode")
-        if mode in _SPECULATIVE:
-            raise _unfit(f"an engine for {mode} needs settings at run time that this test does not give")
+        if mode in NEEDED and not self.engine.run_parameters():
+            raise _unfit(f"an engine for {mode} is told how when it runs: speculation={NEEDED[mode].__name__}(...)")
+        if self.draft is not None:
+            self._drafted(mode)
         if isinstance(self.engine, PyTorchModel) and self.engine.runtime is None:
             raise _unfit("the engine does not say which image it runs in: PyTorchModel(runtime=Image(...))")
         ranks, gpus = self._ranks(), self.gpu.count if self.gpu is not None else 0
@@ -96,6 +100,20 @@ class Smoke(Stage):
         if self.json_schema and not _guided(self.engine):
             raise _unfit("this engine has no guided decoding: leave out json_schema")
         return self
+
+    def _drafted(self, mode: object) -> None:
+        if mode != "draft_tokens_external":
+            raise _unfit("drafts of another engine are for speculative_decoding_mode draft_tokens_external")
+        longest = self.engine.options.get("max_draft_len", 0)
+        if isinstance(longest, int) and longest < self.draft_tokens:
+            raise _unfit(f"draft_tokens is {self.draft_tokens}, and the engine takes {longest}: max_draft_len")
+        if self._ranks() > 1 or memory.ranks(self.draft) > 1:
+            raise _unfit("drafts of another engine can be tested where both have one rank: leave out draft")
+
+    def parameters_in_full(self) -> dict[str, Any]:
+        """As ever, with how the engine is told to draft; without the engine that drafts, if there is none."""
+        found = {name: value for name, value in super().parameters_in_full().items() if value is not None}
+        return found | self.engine.run_parameters()
 
     def _ranks(self) -> int:
         """As far as the recipe says it; whoever made the checkpoint decided."""
@@ -107,7 +125,8 @@ class Smoke(Stage):
 def _guided(engine: Engine | PyTorchModel) -> bool:
     if isinstance(engine, PyTorchModel):
         return bool(engine.options.get("guided_decoding_backend"))
-    return not is_older(engine.release, _GUIDED_SINCE)
+    # Whether grammars and drafts go together nobody has said of these releases.
+    return engine.options.get("speculative_decoding_mode") is None and not is_older(engine.release, _GUIDED_SINCE)
 
 
 def _unfit(message: str) -> PydanticCustomError:

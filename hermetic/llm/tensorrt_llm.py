@@ -22,6 +22,7 @@ from hermetic.llm import memory
 from hermetic.llm.environments import files_environment
 from hermetic.llm.findings import Finding, Severity, errors_of
 from hermetic.llm.origins import origins
+from hermetic.llm.speculation import Eagle, Lookahead, Medusa
 from hermetic.llm.trtllm import Parsed, Table, check_values, table
 from hermetic.llm.trtllm.coupling import coupled
 from hermetic.llm.trtllm.options import UNKNOWN, Value
@@ -29,7 +30,7 @@ from hermetic.llm.trtllm.options_file import options_file
 from hermetic.recipe import Environment, Gpu, Source, Stage
 from hermetic.recipe.harvest import TOKENIZER, Harvest, LogLine
 
-__all__ = ["Engine", "Manifest", "Quantise", "coupled", "options_file"]
+__all__ = ["SESSION", "Engine", "Manifest", "Quantise", "coupled", "options_file"]
 
 Input = InstanceOf[Stage] | InstanceOf[Source]
 Positive = Annotated[int, Field(ge=1)]
@@ -44,6 +45,8 @@ _FILES = {
     "model_cls_file": "a model that the release knows",
     "visualize_network": "hermetic shell",
 }
+#: What loads an engine of either kind and asks it.
+SESSION = ("trtllm_session.py", "trtllm_speculation.py", "model_yaml.py", "stage_file.py")
 _TOOLS = {"trtllm-build": "trtllm-build", "trtllm-bench": "trtllm-bench build", "quantize.py": "quantize.py"}
 _BUILDERS = ("trtllm-build", "trtllm-bench")
 #: Where trtllm-bench leaves an engine: in a folder of its own until it ends, then below the model's name, which may
@@ -124,13 +127,16 @@ class Engine(Stage):
     `timing_cache` is a folder with ``timing.cache``, as every engine of ``trtllm-build`` leaves one. Without it each
     build measures its kernels afresh, and two builds may choose differently. ``realise --check`` grades two builds
     `structural` only with ``profiling_verbosity`` ``detailed``: else a plan does not name its tactics.
+
+    `speculation` is how an engine whose ``speculative_decoding_mode`` is lookahead, Medusa or EAGLE is told to draft
+    tokens when it runs (`hermetic.llm.speculation`); it is not in the key.
     """
 
     kind: ClassVar[str] = "tensorrt-llm.engine"
     version: ClassVar[int] = 1
     programs: ClassVar[tuple[str, ...]] = ("tensorrt_llm_engine.py", "stage_file.py")
-    runner: ClassVar[tuple[str, ...]] = ("trtllm_chat.py", "trtllm_session.py", "model_yaml.py", "stage_file.py")
-    comparator: ClassVar[tuple[str, ...]] = ("trtllm_grade.py", "trtllm_session.py", "model_yaml.py", "stage_file.py")
+    runner: ClassVar[tuple[str, ...]] = ("trtllm_chat.py", *SESSION)
+    comparator: ClassVar[tuple[str, ...]] = ("trtllm_grade.py", *SESSION)
     grade: ClassVar[str] = "different"  # TensorRT promises nothing better: which of two equal kernels wins is noise
 
     environment: InstanceOf[Environment]
@@ -145,6 +151,7 @@ class Engine(Stage):
     model: str = ""
     quantisation: str = ""
     options: dict[str, str | int | bool | list[str]] = Field(default_factory=dict)
+    speculation: Lookahead | Medusa | Eagle | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -172,6 +179,8 @@ class Engine(Stage):
             raise _unfit("trtllm-bench takes no timing cache; trtllm-build does")
         if self.adapters is not None and self.options.get("lora_plugin") in (None, "disable"):
             raise _unfit("adapters have no effect without the LoRA plugin: options={'lora_plugin': 'auto'}")
+        if problem := _misfit(self.options, self.speculation):
+            raise _unfit(problem)
         for finding in errors_of([*coupled(self.options), *memory.findings(self)]):
             raise finding.unfit()
         return self
@@ -179,6 +188,7 @@ class Engine(Stage):
     def parameters_in_full(self) -> dict[str, Any]:
         """As ever, without the inputs that are not given, and with the memory of a GPU, which its key names anyway."""
         found = {name: value for name, value in super().parameters_in_full().items() if value is not None}
+        found.pop("speculation", None)  # for whoever runs it
         return found | ({"device_gib": self.gpu.memory_gib} if self.gpu is not None else {})
 
     def parameters_in_key(self) -> dict[str, Any]:
@@ -187,6 +197,9 @@ class Engine(Stage):
     def expected_bytes(self) -> int | None:
         """The weights, which are nearly all of it."""
         return memory.weights_of(self)
+
+    def run_parameters(self) -> dict[str, Any]:
+        return {"speculation": self.speculation.told()} if self.speculation is not None else {}
 
     @property
     def run_gpu(self) -> Gpu | None:
@@ -242,6 +255,22 @@ class Manifest(Stage):
     def parameters_in_key(self) -> dict[str, Any]:
         """All of them: none has a default."""
         return self.parameters_in_full()
+
+
+def _misfit(options: dict[str, Value], speculation: Lookahead | Medusa | Eagle | None) -> str:
+    """Why an engine built with `options` cannot be run so."""
+    mode, length = options.get("speculative_decoding_mode"), options.get("max_draft_len")
+    if speculation is None:
+        return ""
+    if mode != speculation.mode:
+        kind = type(speculation).__name__
+        return (
+            f"speculation={kind}(...) is for speculative_decoding_mode {speculation.mode}, and the engine's is {mode}"
+        )
+    if isinstance(speculation, Lookahead) and length != speculation.draft_len:
+        sizes = (speculation.window, speculation.ngram, speculation.verification)
+        return f"lookahead with {sizes} drafts {speculation.draft_len} tokens, and max_draft_len is {length}"
+    return ""
 
 
 def _known(builder: str, release: str) -> Table:

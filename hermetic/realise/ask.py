@@ -56,7 +56,8 @@ async def _ask(
     launcher = Launcher(run, {environment: identify(environment, memo)}, indexes)
     mounts = await launcher.environment(environment, lambda *_: None)
     files = target.stage.files_of(target.stage.runner)
-    program = Program(target.name, files, parameters, {"engine": str(store.path(target.key, target.name))})
+    told = {**target.stage.run_parameters(), **parameters}
+    program = Program(target.name, files, told, {"engine": str(store.path(target.key, target.name))})
     who = f"stage {target.name!r}"
     errors = os.memfd_create("errors", os.MFD_CLOEXEC)
     try:

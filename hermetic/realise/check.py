@@ -83,7 +83,8 @@ async def _compare(
         return "different", {"comparator": "this stage has none, so what is not equal counts as different"}
     mounts = await builder.launcher.environment(stage.environment, lambda *_: None)
     paths = {"first": str(first.path(builder.store)), "second": str(again.path(builder.store))}
-    program = Program(derivation.name, stage.files_of(stage.comparator), stage.parameters_in_full(), paths)
+    told = {**stage.parameters_in_full(), **stage.run_parameters()}
+    program = Program(derivation.name, stage.files_of(stage.comparator), told, paths)
     with builder.run.workspace() as place:
         log = os.memfd_create("comparator", os.MFD_CLOEXEC)
         try:

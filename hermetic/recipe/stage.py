@@ -201,6 +201,10 @@ class Stage(BaseModel):
         """The GPUs that ``hermetic run`` leases for the result."""
         return self.gpu
 
+    def run_parameters(self) -> dict[str, Value]:
+        """What ``hermetic run`` and the comparator are told of the result beyond what their caller says."""
+        return {}
+
     def files_of(self, names: tuple[str, ...]) -> dict[str, str]:
         """Paths of this stage's program files, runner or comparator."""
         return {name: os.path.join(self._folder, name) for name in names}

@@ -20,6 +20,7 @@ from hermetic import Image, Source
 from hermetic.llm import tensorrt_llm
 from hermetic.llm.pytorch import Manifest, PyTorchModel
 from hermetic.llm.smoke import Smoke
+from hermetic.llm.speculation import Lookahead
 from hermetic.llm.triton import triton_repository
 
 image = Image({reference!r})
@@ -28,6 +29,13 @@ engine = tensorrt_llm.Engine(
     options={{"max_seq_len": 1024, "reduce_fusion": "enable"}},
 )
 smoke = Smoke(engine=engine)
+drafting = tensorrt_llm.Engine(
+    environment=image, release="1.2.1", checkpoint=Source("checkpoint"), tokenizer=Source("model"),
+    options={{"max_seq_len": 1024, "speculative_decoding_mode": "lookahead_decoding", "max_draft_len": 83}},
+    speculation=Lookahead(window=7, ngram=7, verification=7),
+)
+drafting_smoke = Smoke(engine=drafting)
+drafting_manifest = tensorrt_llm.Manifest(engine=drafting, smoke=drafting_smoke)
 manifest = tensorrt_llm.Manifest(engine=engine, smoke=smoke)
 repository = triton_repository(engine, manifest=manifest)
 model = PyTorchModel(
@@ -81,6 +89,18 @@ def test_what_passes_is_in_the_manifest_and_can_be_asked(recipe, cli) -> None:
     asked = cli("run", f"{file}#engine", "Who are you?")
     assert (asked.exit_code, asked.stdout.count("STAND-IN")) == (0, 1), asked.stderr
     assert asked.stdout == cli("run", f"{file}#engine", "Who are you?").stdout
+
+
+@pytest.mark.slow
+def test_one_that_drafts_tokens_is_told_how(recipe, cli) -> None:
+    file = recipe("good")
+    result = cli("realise", f"{file}#drafting_manifest", "--no-link")
+    assert result.exit_code == 0, result.stderr
+    manifest = json.loads(Path(result.lines[0], "manifest.json").read_text())
+    assert manifest["smoke"]["drafts"]["acceptance"] == "0.25"
+    assert manifest["smoke"]["answers"][0]["without_drafts"]["distance"] == "0.00"
+    assert [one["option"] for one in manifest["build"]["different"]] == ["max_seq_len"]  # and the longest draft
+    assert "an answer of the STAND-IN." in cli("run", f"{file}#drafting", "Who are you?").stdout
 
 
 @pytest.mark.slow
@@ -157,7 +177,7 @@ class TestStage:
     @pytest.mark.parametrize(
         ("options", "fields", "said"),
         [
-            ({"speculative_decoding_mode": "medusa", "max_draft_len": 63}, {}, "settings at run time"),
+            ({"speculative_decoding_mode": "medusa", "max_draft_len": 63}, {}, "told how when it runs"),
             ({}, {"golden_tolerance": "2"}, "golden_tolerance"),
         ],
     )

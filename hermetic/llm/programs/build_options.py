@@ -7,12 +7,19 @@ from typing import Any
 
 #: As the command line says it, and as a configuration does.
 _SWITCHES = {"enable": True, "disable": False, None: False}
+#: ``SpeculativeDecodingMode`` of tensorrt_llm/models/modeling_utils.py, which config.json has as its number.
+_DRAFTS = {
+    1: None, 2: "draft_tokens_external", 4: "medusa", 8: "lookahead_decoding", 16: "explicit_draft_tokens", 32: "eagle"
+}  # fmt: skip
 
 
 def flat(made: dict[str, Any]) -> dict[str, Any]:
     """Build and plugin options by name; what is nested deeper stays as it is. Decimals become text."""
     nested = made.get("plugin_config", {})
     options = {name: value for name, value in made.items() if name != "plugin_config"}
+    mode = options.get("speculative_decoding_mode")
+    if isinstance(mode, int):
+        options["speculative_decoding_mode"] = _DRAFTS.get(mode, mode)
     return {name: _plain(value) for name, value in sorted({**options, **nested}.items())}
 
 

@@ -1,6 +1,7 @@
 """What ``hermetic run`` starts: an engine of TensorRT-LLM, of either kind, answers one prompt on stdout as it goes.
 
-What TensorRT-LLM itself prints goes to stderr. Parameters: ``prompt``; optional ``system`` and ``max_new_tokens``.
+What TensorRT-LLM itself prints goes to stderr. Parameters: ``prompt``; optional ``system``, ``max_new_tokens``, and
+``speculation`` of an engine that drafts tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def answer(stage: StageFile) -> None:
     engine = stage.input("engine")
     under_mpirun(engine)
     answers = own_stdout()
-    session = open_session(engine, guided=False)
+    session = open_session(engine, guided=False, told=stage.parameters.get("speculation"))
     if session.leads:
         asked = session.asked(prompt, stage.parameters.get("system") or "")
         limit, longest = stage.parameters.get("max_new_tokens") or 128, session.limits[1]

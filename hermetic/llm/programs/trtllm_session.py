@@ -13,12 +13,13 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from model_yaml import read_yaml
 from stage_file import Refused, read_json
+from trtllm_speculation import alone, counts, executor_settings, with_drafts
 
 #: Keys of model.yaml that are for Triton's backend and not for ``tensorrt_llm.LLM``.
 _NOT_ARGUMENTS = frozenset({"triton_config", "model"})
@@ -26,10 +27,11 @@ _NOT_ARGUMENTS = frozenset({"triton_config", "model"})
 
 @dataclass(frozen=True)
 class Answer:
-    """`tokens` without the end token; whether that came is `ended`."""
+    """`tokens` without the end token; whether that came is `ended`. `drafts` are the counts of what was drafted."""
 
     tokens: list[int]
     ended: bool
+    drafts: dict[str, int] = field(default_factory=dict, compare=False)
 
 
 def own_stdout() -> IO[str]:
@@ -52,12 +54,14 @@ def under_mpirun(folder: Path) -> None:
     os.execv(tool, [*command, *sys.argv])  # noqa: S606  # each of them does what this process would have done
 
 
-def open_session(folder: Path, *, guided: bool) -> Session:
-    """The engine in `folder`, of either kind, loaded. `guided` prepares it for answers after a JSON schema."""
+def open_session(folder: Path, *, guided: bool, told: dict[str, Any] | None = None) -> Session:
+    """The engine in `folder`, of either kind, loaded. `guided` prepares it for answers after a JSON schema; `told` is
+    how it drafts, if it does.
+    """
     os.environ.setdefault("TLLM_WORKER_USE_SINGLE_PROCESS", "1")
     if (folder / "model.yaml").is_file():
         return TorchSession(folder, guided=guided)
-    return ExecutorSession(folder, guided=guided)
+    return ExecutorSession(folder, guided=guided, told=told or {})
 
 
 class Session:
@@ -97,6 +101,10 @@ class Session:
         """The most probable answer of up to `limit` tokens, with `schema` one that fits it."""
         raise NotImplementedError
 
+    def alone(self, asked: list[int], limit: int) -> Answer | None:  # noqa: ARG002  # those of `answer`
+        """The same without drafts; None if it drafts nothing, or always does."""
+        return None
+
     def stream(self, asked: list[int], limit: int) -> Iterator[list[int]]:
         """The tokens of the answer so far, again and again, until it is whole."""
         raise NotImplementedError
@@ -104,16 +112,27 @@ class Session:
     def close(self) -> None:
         """Let the other ranks end."""
 
-    def _ended(self, tokens: list[int], *, stopped: bool) -> Answer:
+    def _ended(self, tokens: list[int], *, stopped: bool, drafts: dict[str, int] | None = None) -> Answer:
         if tokens and tokens[-1] == self.end:
-            return Answer(tokens[:-1], ended=True)
-        return Answer(tokens, stopped)
+            return Answer(tokens[:-1], ended=True, drafts=drafts or {})
+        return Answer(tokens, stopped, drafts or {})
 
 
 class ExecutorSession(Session):
-    """A compiled engine. Without `words` it knows no tokenizer, and answers with as many tokens as are asked for."""
+    """A compiled engine. Without `words` it knows no tokenizer, and answers with as many tokens as are asked for.
 
-    def __init__(self, folder: Path, *, guided: bool = False, words: bool = True) -> None:
+    `told` is how it drafts tokens. With `share`, a part of the GPU's free memory, it has only that for its cache.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        guided: bool = False,
+        words: bool = True,
+        told: dict[str, Any] | None = None,
+        share: float = 0.0,
+    ) -> None:
         super().__init__(folder if words else None)
         import tensorrt_llm  # noqa: PLC0415  # it prints when it is imported
         from tensorrt_llm.bindings import executor as api  # noqa: PLC0415
@@ -122,10 +141,14 @@ class ExecutorSession(Session):
         made, model = config.get("build_config") or {}, config.get("pretrained_config") or {}
         self.vocabulary = model.get("vocab_size") or 0
         self.version = tensorrt_llm.__version__
-        longest = made.get("max_seq_len") or 0
+        # The builder adds the longest draft to what was asked for, and a request needs room for it.
+        longest = max((made.get("max_seq_len") or 0) - (made.get("max_draft_len") or 0), 0)
         self.limits = (min(made.get("max_input_len") or longest, longest), longest)
-        self._api = api
-        settings: dict[str, Any] = {"kv_cache_config": api.KvCacheConfig(enable_block_reuse=False)}
+        self._api, self._told = api, told or {}
+        # Drafts of another engine need a cache whose blocks are used again (examples/draft_target_model/README.md).
+        cache = {"free_gpu_memory_fraction": share} if share else {}
+        settings: dict[str, Any] = {"kv_cache_config": api.KvCacheConfig(enable_block_reuse=bool(share), **cache)}
+        settings |= executor_settings(api, self._told, self.version)
         if guided:
             settings["guided_decoding_config"] = self._guide()
         self._executor = api.Executor(
@@ -141,8 +164,10 @@ class ExecutorSession(Session):
         backend = self._api.GuidedDecodingConfig.GuidedDecodingBackend.XGRAMMAR
         return self._api.GuidedDecodingConfig(backend=backend, **_xgrammar_tokenizer_info(self.tokenizer))
 
-    def _request(self, asked: list[int], limit: int, schema: str, *, streaming: bool) -> int:
-        more: dict[str, Any] = {"end_id": self.end, "pad_id": self.end} if self.end >= 0 else {}
+    def _request(
+        self, asked: list[int], limit: int, schema: str = "", *, streaming: bool = False, **settings: Any
+    ) -> int:
+        more = settings | ({"end_id": self.end, "pad_id": self.end} if self.end >= 0 else {})
         if schema:
             kind = self._api.GuidedDecodingParams.GuideType.JSON_SCHEMA
             more["guided_decoding_params"] = self._api.GuidedDecodingParams(kind, schema)
@@ -151,10 +176,14 @@ class ExecutorSession(Session):
             limit,  # max_tokens; some releases call it max_new_tokens
             streaming=streaming,
             sampling_config=self._api.SamplingConfig(beam_width=1, top_k=1),
-            output_config=self._api.OutputConfig(exclude_input_from_output=True),
+            output_config=self._api.OutputConfig(exclude_input_from_output=True, **self._measured()),
             **more,
         )
         return int(self._executor.enqueue_request(request))
+
+    def _measured(self) -> dict[str, bool]:
+        """Counts of drafts are asked for where the release has them."""
+        return {"return_perf_metrics": True} if hasattr(self._api.OutputConfig, "return_perf_metrics") else {}
 
     def _results(self, number: int) -> Iterator[Any]:
         final = False
@@ -166,17 +195,31 @@ class ExecutorSession(Session):
                 final = final or response.result.is_final
 
     def answer(self, asked: list[int], limit: int, schema: str = "") -> Answer:
+        return self._answer(self._request(asked, limit, schema))
+
+    def alone(self, asked: list[int], limit: int) -> Answer | None:
+        settings = alone(self._api, self._told)
+        return None if settings is None else self._answer(self._request(asked, limit, **settings))
+
+    def verified(self, asked: list[int], guessed: list[int]) -> tuple[list[int], bool]:
+        """The tokens after `asked` if `guessed` are: those of them that are right and one more; and if that ends it."""
+        drafts = {"external_draft_tokens_config": self._api.ExternalDraftTokensConfig(guessed)} if guessed else {}
+        answer = self._answer(self._request(asked, len(guessed) + 1, **drafts))
+        return answer.tokens, answer.ended
+
+    def _answer(self, number: int) -> Answer:
         tokens: list[int] = []
-        stopped = False
-        for result in self._results(self._request(asked, limit, schema, streaming=False)):
+        stopped, drafts = False, dict[str, int]()
+        for result in self._results(number):
             tokens += [int(token) for token in result.output_token_ids[0]]
             reasons = getattr(result, "finish_reasons", None) or ()
             stopped = stopped or any("END_ID" in str(reason) for reason in reasons)
-        return self._ended(tokens, stopped=stopped)
+            drafts = counts(result) if self._told else {}
+        return self._ended(tokens, stopped=stopped, drafts=drafts)
 
     def stream(self, asked: list[int], limit: int) -> Iterator[list[int]]:
         tokens: list[int] = []
-        for result in self._results(self._request(asked, limit, "", streaming=True)):
+        for result in self._results(self._request(asked, limit, streaming=True)):
             tokens += [int(token) for token in result.output_token_ids[0]]
             yield [token for token in tokens if token != self.end]
 
@@ -184,6 +227,33 @@ class ExecutorSession(Session):
         """With `free` also of one rank: its memory is needed for another engine."""
         if free or not self.leads or "OMPI_COMM_WORLD_RANK" in os.environ:
             self._executor.shutdown()
+
+
+class DraftedSession(ExecutorSession):
+    """The engine in `folder` with drafts of that in `draft`, up to `length` tokens in a step; both of one rank."""
+
+    def __init__(self, folder: Path, draft: Path, length: int) -> None:
+        for what in (folder, draft):
+            if _world(what) != 1:
+                raise Refused("an engine of several ranks cannot be tested with drafts of another one")
+        super().__init__(folder, share=0.5)
+        self._draft, self._length = ExecutorSession(draft, words=False, share=0.5), length
+        self._draft.end = self.end
+
+    def answer(self, asked: list[int], limit: int, schema: str = "") -> Answer:
+        if schema:
+            raise Refused("an engine with drafts of another one cannot be asked for JSON")
+        return Answer(*with_drafts(self._guessed, self.verified, asked, limit, self._length))
+
+    def _guessed(self, asked: list[int], most: int) -> list[int]:
+        return self._draft.answer(asked, most).tokens
+
+    def alone(self, asked: list[int], limit: int) -> Answer | None:
+        return super().answer(asked, limit)
+
+    def close(self, *, free: bool = False) -> None:
+        self._draft.close(free=free)
+        super().close(free=free)
 
 
 class TorchSession(Session):

@@ -4,7 +4,8 @@
 * generation: each prompt is answered twice with the same tokens, which are in the vocabulary, are not nothing and do
   not go round in circles;
 * guided decoding: the answer is JSON that has the schema's properties in their types, twice the same;
-* golden answers: of the tokens of each, no larger share than the tolerance is missing, wrong or too much.
+* golden answers: of the tokens of each, no larger share than the tolerance is missing, wrong or too much;
+* drafts: where the engine can also be asked without them, each answer is the same then, within that tolerance.
 
 The first check that fails fails the stage. ``report.json`` has what was found, and nothing of when.
 """
@@ -14,13 +15,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
 from repetition import repetition
 from stage_file import Refused, StageFile, run, say, write_json
-from trtllm_session import Answer, Session, open_session, own_stdout, under_mpirun
+from trtllm_session import Answer, DraftedSession, Session, open_session, own_stdout, under_mpirun
+from trtllm_speculation import rate
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,), "object": (dict,), "array": (list,)
@@ -31,7 +35,7 @@ def build(stage: StageFile) -> None:
     engine, parameters = stage.input("engine"), stage.parameters
     under_mpirun(engine)
     own_stdout()
-    session = open_session(engine, guided=bool(parameters["json_schema"]))
+    session = _session(stage, engine)
     if not session.leads:
         session.close()
         return
@@ -44,13 +48,23 @@ def build(stage: StageFile) -> None:
     os._exit(0)  # an executor's threads may wait for one another for ever
 
 
+def _session(stage: StageFile, engine: Path) -> Session:
+    parameters = stage.parameters
+    if "draft" in stage.inputs:
+        return DraftedSession(engine, stage.input("draft"), parameters["draft_tokens"])
+    return open_session(engine, guided=bool(parameters["json_schema"]), told=parameters.get("speculation"))
+
+
 def _tested(session: Session, parameters: dict[str, Any]) -> dict[str, Any]:
     golden: dict[str, str] = parameters["golden"]
     prompts = list(dict.fromkeys([*parameters["prompts"], *golden]))
     if not prompts:
         raise Refused("there are no prompts to test the engine with")
     report: dict[str, Any] = {"tensorrt_llm": session.version, "prefill": _prefill(session, parameters["prefill"])}
-    report["answers"] = [_answer(session, prompt, golden.get(prompt), parameters) for prompt in prompts]
+    answers = [_answer(session, prompt, golden.get(prompt), parameters) for prompt in prompts]
+    report["answers"] = answers
+    if any("drafts" in answer for answer in answers):
+        report["drafts"] = rate([answer.get("drafts", {}) for answer in answers])
     if parameters["json_schema"]:
         report["guided"] = _guided(session, parameters)
     return report
@@ -91,24 +105,31 @@ def _answer(session: Session, prompt: str, golden: str | None, parameters: dict[
         raise Refused(f"{prompt!r}: its first token alone is another one than the first of its answer")
     found = {"prompt": prompt, "text": text, "tokens": len(first.tokens), "repetition": loop}
     found["end"] = "end token" if first.ended else "limit"
+    allowed: str = parameters["golden_tolerance"]
     if golden is not None:
-        found["golden"] = _golden(session, prompt, golden, first, parameters["golden_tolerance"])
+        found["golden"] = _alike(session, prompt, first, session.encoded(golden), allowed, "")
+    if first.drafts:
+        found["drafts"] = first.drafts
+    plain = session.alone(asked, limit)
+    if plain is not None:
+        found["without_drafts"] = _alike(session, prompt, first, plain.tokens, allowed, " that it has without drafts")
     return found
 
 
-def _golden(session: Session, prompt: str, golden: str, answer: Answer, allowed: str) -> dict[str, str]:
-    wanted = session.encoded(golden)
+def _alike(
+    session: Session, prompt: str, answer: Answer, wanted: list[int], allowed: str, whose: str
+) -> dict[str, str]:
     share = distance(answer.tokens, wanted) / max(len(wanted), 1)
     if share > float(allowed):
-        text = session.text(answer.tokens)
+        text, golden = session.text(answer.tokens), session.text(wanted)
         raise Refused(
-            f"{prompt!r} is answered with {text!r} instead of {golden!r}: {share:.2f} of it, allowed {allowed}"
+            f"{prompt!r} is answered with {text!r} instead of {golden!r}{whose}: {share:.2f} of it, allowed {allowed}"
         )
     return {"distance": f"{share:.2f}", "allowed": allowed}
 
 
-def distance(one: list[int], other: list[int]) -> int:
-    """How many tokens must be put in, taken out or replaced to make `other` of `one`."""
+def distance(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many items must be put in, taken out or replaced to make `other` of `one`."""
     row = list(range(len(other) + 1))
     for place, token in enumerate(one, 1):
         above, row[0] = row[0], place

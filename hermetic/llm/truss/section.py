@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, AliasChoices, Field, StringConstraints
 
+from hermetic.llm.speculation import draft_len
 from hermetic.llm.truss.base import HF_SECRET, Count, Model, wrong
 
 __all__ = [
@@ -216,15 +217,12 @@ class Speculator(Model):
 
     @property
     def lookahead_tokens(self) -> int | None:
-        """Draft tokens that one step of lookahead decoding may have; None unless all three sizes are known.
-
-        Source: max_draft_len in TensorRT-LLM, examples/lookahead/README.md.
-        """
+        """Draft tokens that one step of lookahead decoding may have; None unless all three sizes are known."""
         sizes = (self.lookahead_windows_size, self.lookahead_ngram_size, self.lookahead_verification_set_size)
         window, ngram, verification = sizes
         if window is None or ngram is None or verification is None:
             return None
-        return (0 if ngram == 1 else ngram - 2) + (window - 1 + verification) * (ngram - 1)
+        return draft_len(window, ngram, verification)
 
     @property
     def draft_tokens(self) -> int | None:

@@ -44,8 +44,9 @@ _SETTINGS: Final[Mapping[str, str]] = MappingProxyType({})
 _MODULES: Final = {
     "tensorrt_llm/bindings/__init__.py": "",
     "tensorrt_llm/bindings/executor.py": "from tensorrt_llm.runtime_standin import (\n"
-    "    Executor, ExecutorConfig, GuidedDecodingConfig, GuidedDecodingParams, KvCacheConfig, ModelType,\n"
-    "    OutputConfig, Request, SamplingConfig,\n)\n",
+    "    DecodingConfig, EagleConfig, Executor, ExecutorConfig, ExternalDraftTokensConfig, GuidedDecodingConfig,\n"
+    "    GuidedDecodingParams, KvCacheConfig, LookaheadDecodingConfig, ModelType, OutputConfig, Request,\n"
+    "    SamplingConfig,\n)\n",
     "tensorrt_llm/llmapi/__init__.py": "from tensorrt_llm.runtime_standin import (\n"
     "    LLM, LlmGuidedDecodingParams as GuidedDecodingParams, SamplingParams,\n)\n",
     "tensorrt_llm/llmapi/tokenizer.py": "from tensorrt_llm.runtime_standin import (\n"

@@ -7,7 +7,8 @@ outermost level. Like the real ones it prints to stdout when it is imported. Sta
 
 It can behave badly, as ``STANDIN_ANSWERS`` in the image's environment says: ``repeats`` (the same words for ever),
 ``crash`` (SIGSEGV), ``empty``, ``wanders`` (another answer each time), ``foreign`` (tokens outside any vocabulary),
-``cut`` (ends early without an end token), ``no-json`` (guided decoding has no effect), ``error`` (the request fails).
+``cut`` (ends early without an end token), ``no-json`` (guided decoding has no effect), ``error`` (the request fails),
+``drifts`` (what is drafted changes the answer), ``uncounted`` (drafts are not counted).
 """
 
 # ruff: noqa: ARG001, ARG002  # the names are the real ones', whether or not the stand-in has a use for them
@@ -16,7 +17,7 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,6 +69,15 @@ class Answers:
             digest.update(content[: -(-len(content) // 2)])
         self.seed = digest.digest()
         self.asked = 0
+        self._begun: list[list[int]] = []
+
+    def follow(self, prompt: list[int], limit: int) -> list[int]:
+        """As `tokens`; a prompt that begins with an earlier one is that and some of its answer, which goes on."""
+        begun = next((one for one in self._begun if prompt[: len(one)] == one), prompt)
+        if begun is prompt:
+            self._begun.append(prompt)
+        gone = len(prompt) - len(begun)
+        return self.tokens(begun, gone + limit)[gone:]
 
     def tokens(self, prompt: Sequence[int], limit: int, schema: str = "") -> list[int]:
         """The end token included, as the real executor does."""
@@ -121,7 +131,46 @@ class GuidedDecodingParams:
 
 
 class KvCacheConfig:
-    def __init__(self, *, enable_block_reuse: bool = True) -> None: ...
+    def __init__(self, *, enable_block_reuse: bool = True, free_gpu_memory_fraction: float | None = None) -> None:
+        self.reuses = enable_block_reuse
+
+
+class LookaheadDecodingConfig:
+    def __init__(self, max_window_size: int, max_ngram_size: int, max_verification_set_size: int) -> None:
+        self.sizes = (max_window_size, max_ngram_size, max_verification_set_size)
+
+    def draft_len(self) -> int:
+        window, ngram, verification = self.sizes
+        return (0 if ngram == 1 else ngram - 2) + (window - 1 + verification) * (ngram - 1)
+
+
+class EagleConfig:
+    def __init__(
+        self,
+        eagle_choices: list[list[int]] | None = None,
+        greedy_sampling: bool = True,
+        posterior_threshold: float | None = None,
+        use_dynamic_tree: bool = False,
+        dynamic_tree_max_topK: int | None = None,  # noqa: N803  # its name
+    ) -> None:
+        assert greedy_sampling
+        assert bool(eagle_choices) != use_dynamic_tree
+
+
+class DecodingConfig:
+    def __init__(
+        self,
+        decoding_mode: object = None,
+        lookahead_decoding_config: LookaheadDecodingConfig | None = None,
+        medusa_choices: list[list[int]] | None = None,
+        eagle_config: EagleConfig | None = None,
+    ) -> None:
+        self.lookahead, self.medusa, self.eagle = lookahead_decoding_config, medusa_choices, eagle_config
+
+
+class ExternalDraftTokensConfig:
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens = tokens
 
 
 class ExecutorConfig:
@@ -131,8 +180,11 @@ class ExecutorConfig:
         *,
         kv_cache_config: KvCacheConfig | None = None,
         guided_decoding_config: GuidedDecodingConfig | None = None,
+        decoding_config: DecodingConfig | None = None,
     ) -> None:
         self.guided = guided_decoding_config is not None
+        self.decoding = decoding_config or DecodingConfig()
+        self.reuses = kv_cache_config is not None and kv_cache_config.reuses
 
 
 class SamplingConfig:
@@ -140,11 +192,16 @@ class SamplingConfig:
 
 
 class OutputConfig:
-    def __init__(self, *, exclude_input_from_output: bool = False) -> None:
+    return_perf_metrics = False
+
+    def __init__(self, *, exclude_input_from_output: bool = False, return_perf_metrics: bool = False) -> None:
         self.exclude_input_from_output = exclude_input_from_output
+        self.return_perf_metrics = return_perf_metrics
 
 
 class Request:
+    lookahead_config: LookaheadDecodingConfig | None = None
+
     def __init__(
         self,
         input_token_ids: list[int],
@@ -156,8 +213,13 @@ class Request:
         end_id: int | None = None,
         pad_id: int | None = None,
         guided_decoding_params: GuidedDecodingParams | None = None,
+        lookahead_config: LookaheadDecodingConfig | None = None,
+        external_draft_tokens_config: ExternalDraftTokensConfig | None = None,
     ) -> None:
         self.prompt, self.limit, self.streaming = input_token_ids, max_tokens, streaming
+        self.lookahead_config = lookahead_config
+        self.drafts = external_draft_tokens_config.tokens if external_draft_tokens_config is not None else []
+        self.measured = output_config.return_perf_metrics
         self.echo = not output_config.exclude_input_from_output
         self.guide = guided_decoding_params
 
@@ -167,7 +229,9 @@ class Executor:
 
     def __init__(self, folder: str, model_type: int, config: ExecutorConfig) -> None:
         world = int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))
-        mapping = json.loads((Path(folder) / "config.json").read_bytes())["pretrained_config"].get("mapping", {})
+        described = json.loads((Path(folder) / "config.json").read_bytes())
+        mapping = described["pretrained_config"].get("mapping", {})
+        self._drafting = drafting(described["build_config"], config.decoding)
         if mapping.get("world_size", 1) != world:
             raise RuntimeError(f"MPI size mismatch: {world} started, {mapping.get('world_size', 1)} needed")
         files = [Path(folder) / f"rank{rank}.engine" for rank in range(world)]
@@ -175,6 +239,7 @@ class Executor:
             if path.read_bytes()[:4] != b"ftrt":
                 raise RuntimeError("Serialization assertion plan->header.magicTag == rt::kPLAN_MAGIC_TAG failed.")
         self._answers, self._guided, self._requests = Answers(files), config.guided, list[Request]()
+        self._reuses = config.reuses
 
     def can_enqueue_requests(self) -> bool:
         return os.environ.get("OMPI_COMM_WORLD_RANK", "0") == "0"
@@ -191,13 +256,47 @@ class Executor:
         if request.guide is not None and not self._guided:
             raise RuntimeError("guided decoding was not prepared")
         schema = (request.guide.guide or "") if request.guide is not None else ""
-        tokens = self._answers.tokens(request.prompt, request.limit, schema)
+        tokens, counted = self._tokens(request, schema)
         tokens = [*request.prompt, *tokens] if request.echo and not request.streaming else tokens
         parts = list(_pieces(tokens)) if request.streaming else [tokens]
         ended = ["FinishReason.END_ID" if tokens[-1:] == [END] else "FinishReason.LENGTH"]
-        return [_response(part, part is parts[-1], ended) for part in parts]
+        return [_response(part, part is parts[-1], ended, counted) for part in parts]
+
+    def _tokens(self, request: Request, schema: str) -> tuple[list[int], Mapping[str, Any]]:
+        """What is answered, and what is said of drafts: every second token of an answer was one."""
+        if self._reuses:
+            tokens = self._answers.follow(request.prompt, request.limit)
+        else:
+            tokens = self._answers.tokens(request.prompt, request.limit, schema)
+        right = 0
+        while right < min(len(request.drafts), len(tokens)) and request.drafts[right] == tokens[right]:
+            right += 1
+        tokens = tokens[: right + 1] if request.drafts else tokens
+        drafts = self._drafting and (request.lookahead_config is None or request.lookahead_config.draft_len() > 0)
+        behaviour = os.environ.get("STANDIN_ANSWERS", "")
+        if behaviour == "drifts" and (drafts or right) and len(tokens) > 2:
+            tokens[-2] ^= 1
+        accepted = len(tokens) // 2 if drafts else 0
+        counted: dict[str, Any] = {"decoding_iter": len(tokens) - accepted, "request_perf_metrics": None}
+        if request.measured:
+            found = {"total_draft_tokens": 4 * accepted, "total_accepted_draft_tokens": accepted}
+            counted["request_perf_metrics"] = SimpleNamespace(speculative_decoding=SimpleNamespace(**found))
+        return tokens, {} if behaviour == "uncounted" else counted
 
     def shutdown(self) -> None: ...
+
+
+def drafting(made: Mapping[str, Any], decoding: DecodingConfig) -> bool:
+    """Whether an engine built so drafts tokens by itself. One that does must be told how, and as it was built."""
+    mode = made.get("speculative_decoding_mode", 1)  # the values of `SpeculativeDecodingMode`
+    told = {4: decoding.medusa, 8: decoding.lookahead, 32: decoding.eagle}
+    if mode in told and not told[mode]:
+        raise RuntimeError(f"the engine was built for speculative decoding mode {mode}, and nothing says how")
+    if mode not in told and any(told.values()):
+        raise RuntimeError(f"the engine of speculative decoding mode {mode} was told to decode otherwise")
+    if decoding.lookahead is not None and decoding.lookahead.draft_len() != made["max_draft_len"]:
+        raise RuntimeError(f"lookahead needs max_draft_len {decoding.lookahead.draft_len()}")
+    return mode in told
 
 
 def _pieces(tokens: list[int]) -> Iterator[list[int]]:
@@ -205,8 +304,8 @@ def _pieces(tokens: list[int]) -> Iterator[list[int]]:
         yield tokens[start : start + 3]
 
 
-def _response(tokens: list[int], final: bool, reasons: list[str]) -> Any:
-    result = SimpleNamespace(output_token_ids=[tokens], is_final=final, finish_reasons=reasons)
+def _response(tokens: list[int], final: bool, reasons: list[str], counted: Mapping[str, Any]) -> Any:
+    result = SimpleNamespace(output_token_ids=[tokens], is_final=final, finish_reasons=reasons, **counted)
     return SimpleNamespace(has_error=lambda: False, error_msg="", result=result)
 
 

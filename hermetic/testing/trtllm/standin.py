@@ -41,6 +41,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 BEHAVIOURS = ("exit", "hang", "crash", "nothing", "fail", "truncate", "zeros", "linger", "slow")
 
+#: In the order of ``SpeculativeDecodingMode``, whose values are what config.json has.
+MODES = (None, "draft_tokens_external", "medusa", "lookahead_decoding", "explicit_draft_tokens", "eagle")
+
 
 def main(words: Sequence[str]) -> int:
     tables = read_tables()
@@ -93,10 +96,13 @@ def trtllm_build(tables: dict[str, Any], options: argparse.Namespace) -> int:
     checkpoint = Path(options.checkpoint_dir)
     # As the real one's configurations do, it completes what a script left out.
     model = {"mapping": {"world_size": 1}} | json.loads((checkpoint / "config.json").read_bytes())
+    drafts = options.max_draft_len or model.get("max_draft_len", 0)
     effective = {
         "max_batch_size": options.max_batch_size,
         "max_input_len": options.max_input_len,
-        "max_seq_len": options.max_seq_len or model.get("max_position_embeddings", 1024),
+        "max_seq_len": (options.max_seq_len or model.get("max_position_embeddings", 1024)) + drafts,  # as the real one
+        "max_draft_len": drafts,
+        "speculative_decoding_mode": 1 << MODES.index(options.speculative_decoding_mode),
         "max_num_tokens": options.max_num_tokens,
         "max_beam_width": options.max_beam_width,
         "profiling_verbosity": options.profiling_verbosity,
