@@ -11,6 +11,7 @@ from hermetic.llm.convert import Convert
 from hermetic.llm.lora import Adapters
 from hermetic.llm.pytorch import PyTorchModel
 from hermetic.llm.quantise import Calibration, Quantise
+from hermetic.llm.speculation import Lookahead
 from hermetic.llm.tensorrt_llm import Engine, Manifest
 from hermetic.recipe import FixedOutput, Gpu, Recipe, Source, load
 from hermetic.recipe.pins import locking
@@ -120,6 +121,17 @@ def test_adapters_are_checked_beside_the_engine(tmp_path: Path) -> None:
     assert list(adapters.adapters) == ["fr"]
     assert engine.options["lora_plugin"] == "auto"
     assert engine.options["max_lora_rank"] == 16
+
+
+@pytest.mark.parametrize(("count", "tested"), [("", True), (", num_draft_tokens: 50", False)])
+def test_lookahead_is_tested_with_its_sizes(tmp_path: Path, count: str, tested: bool) -> None:
+    sizes = "lookahead_windows_size: 5, lookahead_ngram_size: 5, lookahead_verification_set_size: 5"
+    made = recipe(tmp_path, f"speculator: {{speculative_decoding_mode: LOOKAHEAD_DECODING, {sizes}{count}}}")
+    engine = made.stages["engine"]
+    assert isinstance(engine, Engine)
+    assert engine.options["max_draft_len"] == (39 if tested else 50)
+    assert engine.speculation == (Lookahead(window=5, ngram=5, verification=5) if tested else None)
+    assert ("smoke" in made.stages) == tested
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hermetic.errors import HermeticError
+from hermetic.llm.speculation import Lookahead
 from hermetic.llm.trtllm import table
 from hermetic.llm.truss.families import family_of
 from hermetic.llm.truss.hardware import SM
@@ -71,6 +72,7 @@ class BuildPlan:
 
     `quantisation` is Truss's word; `format` and `cache` are those of `hermetic.llm.quantise`, both ``""`` where the
     weights are only converted, with the options `convert`. `algorithm` is what the engine's ``config.json`` must say.
+    `lookahead` are the fields of `hermetic.llm.speculation.Lookahead`, where they fit the engine's options.
     """
 
     kind: str
@@ -90,6 +92,7 @@ class BuildPlan:
     convert: dict[str, Any] = field(default_factory=dict)
     samples: Samples | None = None
     engine: dict[str, Any] = field(default_factory=dict)
+    lookahead: dict[str, int] = field(default_factory=dict)
     adapters: dict[str, Address] = field(default_factory=dict)
     runtime: dict[str, Any] = field(default_factory=dict)
     missing: tuple[Missing, ...] = ()
@@ -140,6 +143,7 @@ def _of_engine(truss: Truss, section: SectionV1) -> BuildPlan:
         pp=1 if section.build.base_model in ENCODERS else section.build.pipeline_parallel_count,
         convert=_experts(section.build),
         engine=_engine_options(section.build, release),
+        lookahead=_lookahead(section.build),
         adapters={name: _address(item) for name, item in (section.build.lora_adapters or {}).items()},
         runtime=_said(section.runtime),
         missing=(
@@ -253,6 +257,19 @@ def _speculation(build: EngineBuild) -> dict[str, Any]:
     if build.speculator is None or build.speculator.draft_tokens is None:
         return {}
     return {"speculative_decoding_mode": "lookahead_decoding", "max_draft_len": build.speculator.draft_tokens}
+
+
+def _lookahead(build: EngineBuild) -> dict[str, int]:
+    """How the engine is told to draft; nothing where it was given room for more tokens than the sizes draft."""
+    said = build.speculator
+    if said is None or said.lookahead_tokens is None or said.draft_tokens != said.lookahead_tokens:
+        return {}
+    sizes = (
+        said.lookahead_windows_size or 0,
+        said.lookahead_ngram_size or 0,
+        said.lookahead_verification_set_size or 0,
+    )
+    return dict(zip(Lookahead.model_fields, sizes, strict=True)) if min(sizes[:2]) > 1 else {}
 
 
 def _lora(build: EngineBuild) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from hermetic.llm.lora import adapters
 from hermetic.llm.pytorch import PyTorchModel, arguments
 from hermetic.llm.quantise import calibration, quantise
 from hermetic.llm.smoke import Smoke
+from hermetic.llm.speculation import Lookahead
 from hermetic.llm.support import Target
 from hermetic.llm.tensorrt_llm import Engine, Manifest
 from hermetic.llm.truss.hardware import PRODUCTS
@@ -138,10 +139,11 @@ def _engine(plan: BuildPlan, image: Image, snapshot: Source, samples: Stage | No
         tokenizer=snapshot,
         quantisation=plan.algorithm,
         options=plan.engine,
+        speculation=Lookahead(**plan.lookahead) if plan.lookahead else None,
     )
     more: dict[str, Any] = {"calibration": samples} if samples is not None else {}
     found: dict[str, object] = {"checkpoint": checkpoint, "engine": engine, "default": engine}
-    if "speculative_decoding_mode" not in engine.options:  # lookahead needs settings that the test does not give
+    if plan.lookahead or "speculative_decoding_mode" not in engine.options:  # it has to be told how it drafts
         found["smoke"] = more["smoke"] = Smoke(environment=image, engine=engine)
     return found | {"manifest": Manifest(engine=engine, checkpoint=checkpoint, **more)}
 
