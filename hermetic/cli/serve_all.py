@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ import uvloop
 
 from hermetic.cli import options
 from hermetic.cli.placing import place_options, talk_of
-from hermetic.cli.serve_proxy import announce, answering, proxy_of, proxy_options, proxy_settings
+from hermetic.cli.serve_proxy import announce, answering, proxy_of, proxy_options, proxy_settings, rereading
 from hermetic.cli.serve_triton import placed_settings_of, server_options, wish_of
 from hermetic.cli.serving import Prepared, prepared
 from hermetic.serve.launch import serving
@@ -50,8 +51,9 @@ async def _serve(found: Prepared, given: dict[str, Any], *, as_json: bool) -> No
                 stop.gentle = True
                 announce(proxy, as_json=as_json, **vars(settings.ports))
 
+            again = partial(rereading, proxy, given["api_keys"], stop.again)
             try:
-                await answering(proxy, [server.ended, told], ready)
+                await answering(proxy, [server.ended, told], ready, again)
             finally:
                 told.cancel()
             server.insist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import uvloop
 
 from hermetic.cli import options
 from hermetic.cli.link import default_folder
-from hermetic.cli.serve_proxy import announce, answering, proxy_of, proxy_options
+from hermetic.cli.serve_proxy import announce, answering, proxy_of, proxy_options, rereading
 from hermetic.cli.serving import Prepared, Wish, prepared
 from hermetic.serve.launch_signals import stopping
 from hermetic.serve.openai.app import Proxy
@@ -44,7 +45,7 @@ def command(
     wish = Wish(target, str(to or default_folder()), sets, store, **paths)
     with prepared(wish) as found, _tried(given["candidate"], store, wish.links) as rival:
         proxy = proxy_of(found, address, given, (rival, given["candidate_triton"]) if rival is not None else None)
-        uvloop.run(_serve(proxy, as_json=as_json))
+        uvloop.run(_serve(proxy, given["api_keys"], as_json=as_json))
 
 
 @contextmanager
@@ -56,7 +57,7 @@ def _tried(candidate: str | None, store: str | None, links: str) -> Iterator[Pre
         yield found
 
 
-async def _serve(proxy: Proxy, *, as_json: bool) -> None:
+async def _serve(proxy: Proxy, keys: Path | None, *, as_json: bool) -> None:
     with stopping() as stop:
         told = asyncio.ensure_future(stop.told.wait())
 
@@ -64,7 +65,8 @@ async def _serve(proxy: Proxy, *, as_json: bool) -> None:
             stop.gentle = True
             announce(proxy, as_json=as_json)
 
+        again = partial(rereading, proxy, keys, stop.again)
         try:
-            await answering(proxy, [told], ready)
+            await answering(proxy, [told], ready, again)
         finally:
             told.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,14 +15,15 @@ from hermetic.cli.serving import Prepared
 from hermetic.cli.serving_policy import governed, hooks_of
 from hermetic.errors import Domain, HermeticError
 from hermetic.serve.canary import CANDIDATE
-from hermetic.serve.notify import tell_ready
+from hermetic.serve.notify import tell_ready, tell_reloading
 from hermetic.serve.openai.app import Proxy
 from hermetic.serve.openai.engine import Engine
+from hermetic.serve.openai.hooks import NoHooks
 from hermetic.serve.openai.server import listening
 from hermetic.serve.openai.settings import ProxySettings
 from hermetic.serve.triton_deployment import read_deployment, verify
 
-__all__ = ["announce", "answering", "model_of", "proxy_of", "proxy_options", "proxy_settings"]
+__all__ = ["announce", "answering", "model_of", "proxy_of", "proxy_options", "proxy_settings", "rereading"]
 
 F = TypeVar("F", bound=Callable[..., object])
 #: Keys for clients, separated by commas or white space.
@@ -121,14 +122,58 @@ def _engine(model: str, found: Prepared, address: str) -> Engine:
     return Engine.at(model, tokenizer, address, deployment)
 
 
-async def answering(proxy: Proxy, ends: list[asyncio.Future[Any]], ready: Callable[[], None]) -> None:
-    """Serve until one of `ends`; `ready` is called when the API listens. Drains on the way out."""
+async def answering(
+    proxy: Proxy, ends: list[asyncio.Future[Any]], ready: Callable[[], None], beside: Callable[[], Awaitable[None]]
+) -> None:
+    """Serve until one of `ends`; `ready` is called when the API listens, and `beside` runs from then on. Drains on the
+    way out.
+    """
     async with listening(proxy) as server:
         ready()
-        await asyncio.wait([*ends, server], return_when=asyncio.FIRST_COMPLETED)
+        again = asyncio.ensure_future(beside())
+        try:
+            await asyncio.wait([*ends, server, again], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            again.cancel()
+        if again.done():
+            again.result()
         if server.done():
             raise HermeticError(Domain.ENVIRONMENT, "proxy-ended", "the API ended by itself")
         console.note("draining; once more to stop at once")
+
+
+async def rereading(proxy: Proxy, keys: Path | None, told: asyncio.Event) -> None:
+    """Read the policy and the file of keys again, each time that it is told to; what is wrong with one stays as it was
+    and is said.
+    """
+    while True:
+        await told.wait()
+        told.clear()
+        _notify(tell_reloading)
+        if not isinstance(proxy.hooks, NoHooks):
+            problem = await proxy.hooks.reload()
+            console.note(f"the policy stays as it was: {problem}" if problem else "the policy is read again")
+        if keys is not None:
+            proxy.keys_problem = await asyncio.to_thread(_replace_keys, proxy, keys)
+            console.note(proxy.keys_problem or "the keys are read again")
+        _notify(tell_ready)
+
+
+def _replace_keys(proxy: Proxy, file: Path) -> str:
+    """What is wrong, "" if nothing."""
+    try:
+        proxy.keys.replace(_keys(file))
+    except HermeticError as error:
+        return f"keys-rejected: the keys stay as they were: {error.message}"
+    return ""
+
+
+def _notify(tell: Callable[[], None]) -> None:
+    """A server that runs does not end because nobody hears of it."""
+    try:
+        tell()
+    except HermeticError as error:
+        console.warning(error.message)
 
 
 def announce(proxy: Proxy, *, as_json: bool, **more: Any) -> None:

@@ -103,13 +103,23 @@ async def _serve(found: Prepared, settings: Settings, talk: Talk, *, as_json: bo
             _announce(server, as_json=as_json)
             stop.gentle = True
             told = asyncio.ensure_future(stop.told.wait())
+            again = asyncio.ensure_future(_nothing_is_read(stop.again))
             ends: list[asyncio.Future[Any]] = [server.ended, told]
             try:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 told.cancel()
+                again.cancel()
             server.insist()
             console.note("draining; once more to stop at once")
+
+
+async def _nothing_is_read(told: asyncio.Event) -> None:
+    """Whoever tells us to read something again must not end the server with it."""
+    while True:
+        await told.wait()
+        told.clear()
+        console.note("Triton alone has no policy and no keys: nothing is read again")
 
 
 def _announce(server: Served, *, as_json: bool) -> None:

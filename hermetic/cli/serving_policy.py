@@ -11,6 +11,7 @@ from hermetic.cli.serving import Prepared
 from hermetic.digest import Key
 from hermetic.errors import Domain, HermeticError
 from hermetic.llm.findings import raise_errors
+from hermetic.llm.policy import PolicyFile
 from hermetic.llm.triton_lint import promises
 from hermetic.serve.openai.hooks import Hooks, NoHooks
 from hermetic.serve.policy.decisions import Identity
@@ -55,7 +56,16 @@ def hooks_of(
     found: Prepared, model: str, deployment: Deployment, given: str | None, candidate: Engine | None = None
 ) -> Hooks:
     """The hooks of the deployment's policy, if it has one. Raises `HermeticError` where policy and engine disagree."""
-    file = policy_of(model, given)
+    limits = [deployment.limits, *([candidate.identity.limits] if candidate is not None else [])]
+
+    def read() -> PolicyFile | None:
+        file = policy_of(model, given)
+        if file is not None:
+            for one in limits:
+                raise_errors(promises(one, file.policy))
+        return file
+
+    file = read()
     if file is None and candidate is not None:
         message = "a candidate needs a policy, which says when it takes over"
         raise HermeticError(Domain.USAGE, "no-policy", message, hint="--policy FILE, and docs/policies.md")
@@ -64,12 +74,16 @@ def hooks_of(
     from hermetic.serve.canary_hooks import CanaryHooks
     from hermetic.serve.policy.runtime import PolicyHooks
 
-    raise_errors(promises(deployment.limits, file.policy))
+    def again() -> PolicyFile:
+        if (found := read()) is None:
+            message = f"the setting policies has none for {model} any more: start again to serve without"
+            raise HermeticError(Domain.USAGE, "no-policy", message)
+        return found
+
     engine = governed(found, deployment)
     if candidate is None:
-        return PolicyHooks(file, model, engine)
-    raise_errors(promises(candidate.identity.limits, file.policy))
-    return CanaryHooks(file, model, engine, candidate, _publisher(found, candidate))
+        return PolicyHooks(file, model, engine, read=again)
+    return CanaryHooks(file, model, engine, candidate, _publisher(found, candidate), read=again)
 
 
 def _publisher(found: Prepared, candidate: Engine) -> Callable[[str], None]:

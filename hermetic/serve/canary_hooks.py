@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hermetic.errors import HermeticError
@@ -35,8 +35,9 @@ class CanaryHooks(PolicyHooks):
         *,
         log: EventLog | None = None,
         clocks: Clocks | None = None,
+        read: Callable[[], PolicyFile] | None = None,
     ) -> None:
-        super().__init__(file, model, engine, log=log, clocks=clocks)
+        super().__init__(file, model, engine, log=log, clocks=clocks, read=read)
         self.candidate = self.new_side(CANDIDATE, candidate)
         self._old = self.side
         self._publish = publish
@@ -61,6 +62,9 @@ class CanaryHooks(PolicyHooks):
         number, self._number = self._number, self._number + 1
         chosen = goes_to_candidate(number, self.policy.canary.share_percent)
         return CANDIDATE if chosen else self.side.key
+
+    def sides(self) -> Sequence[Side]:
+        return [self._old, self.candidate]
 
     def side_of(self, key: str) -> Side:
         return self.candidate if key == CANDIDATE else self._old

@@ -39,21 +39,22 @@ def routes(hooks: PolicyHooks) -> Sequence[BaseRoute]:
             **hooks.identified(hooks.side),
             "seal": hooks.seal(),
             "reasons": [vars(one) for one in await hooks.reasons()],
+            "notices": list(hooks.notices()),
             "prompt_runtime": manager.summary() if manager is not None else None,
             "alerts": hooks.log.recent([ALERT]),
         }
-        return JSONResponse(hooks.redactor.value(summary), headers=_HEADERS)
+        return JSONResponse(hooks.rules.redactor.value(summary), headers=_HEADERS)
 
     return [Route("/dashboard", page), Route("/dashboard.json", document)]
 
 
 async def page_of(hooks: PolicyHooks) -> Page:
     """Everything as it is now, redacted."""
-    side, redact = hooks.side, hooks.redactor.value
+    side, redact = hooks.side, hooks.rules.redactor.value
     return Page(
         model=hooks.model,
         at=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
-        reasons=[type(one)(one.code, hooks.redactor.text(one.message)) for one in await hooks.reasons()],
+        reasons=[type(one)(one.code, hooks.rules.redactor.text(one.message)) for one in await hooks.reasons()],
         engine=_engine(hooks),
         manifest=redact({**side.engine.manifest, **_runtime_manifest(hooks)}),
         provenance=redact(side.engine.provenance),
@@ -78,6 +79,8 @@ def _engine(hooks: PolicyHooks) -> dict[str, Any]:
         "folder": side.engine.path,
         "link": side.engine.link,
         "warm-up": f"{side.warm.value}{latency}",
+        "policy": hooks.rules.file.digest[:16],
+        **({"notices": list(hooks.notices())} if hooks.notices() else {}),
     }
 
 
@@ -97,7 +100,7 @@ def _runtime_manifest(hooks: PolicyHooks) -> dict[str, Any]:
 
 def _signed(hooks: PolicyHooks) -> Mapping[str, str]:
     seal = hooks.seal()
-    found = {role: hooks.sign_offs.of(role, seal) for role in hooks.policy.readiness.sign_off}
+    found = {role: hooks.rules.sign_offs.of(role, seal) for role in hooks.policy.readiness.sign_off}
     return {role: _signature(one) if one is not None else "missing" for role, one in found.items()}
 
 

@@ -28,7 +28,7 @@ _START_S: Final = 1800  # a 70 GB engine from a slow disk
 class Deployed:
     """What is deployed: folders as they are called where it will run, the image's name with its digest, the number of
     processes of Triton (`world`) and of GPUs (0: none), and the settings of the server. `program` and `target` are what
-    systemd starts.
+    systemd starts, with OpenAI's API if `api`, and with the words of `more` behind them.
     """
 
     name: str
@@ -41,6 +41,8 @@ class Deployed:
     image: str = ""
     program: str = "hermetic"
     target: str = ""
+    api: bool = False
+    more: tuple[str, ...] = ()
 
     def mounts(self) -> dict[str, str]:
         """Folder by the place inside."""
@@ -154,11 +156,12 @@ def _probe(what: str, period: int, failures: int) -> dict[str, Any]:
 
 
 def _systemd(deployed: Deployed) -> dict[str, str]:
-    """A unit of a user or of the system: hermetic says when Triton is ready by starting, and drains on SIGTERM."""
+    """A unit of a user or of the system: hermetic says when it is ready, reads again on SIGHUP, drains on SIGTERM."""
     settings, ports = deployed.settings, vars(deployed.settings.ports)
-    words = [deployed.program, "serve", "triton", deployed.target, "--host", settings.host]
+    way = ["serve"] if deployed.api else ["serve", "triton"]
+    words = [deployed.program, *way, deployed.target, "--host", settings.host]
     words += [word for name, port in ports.items() for word in (f"--{name}-port", str(port))]
-    words += ["--drain", str(settings.drain_s)]
+    words += ["--drain", str(settings.drain_s), *deployed.more]
     sections: dict[str, list[tuple[str, str]]] = {
         "Unit": [
             ("Description", f"Triton with the engine {deployed.name}"),
@@ -166,7 +169,11 @@ def _systemd(deployed: Deployed) -> dict[str, str]:
             ("After", "network-online.target"),
         ],
         "Service": [
+            ("Type", "notify"),
+            ("NotifyAccess", "main"),
             ("ExecStart", " ".join(map(_word, words))),
+            ("ExecReload", "/bin/kill -HUP $MAINPID"),  # policy and keys are read again
+            ("TimeoutStartSec", "infinity"),  # hermetic knows better: it counts from when Triton is started
             ("Restart", "on-failure"),
             ("RestartPreventExitStatus", "2 3 5"),  # what does not mend itself: usage, recipe, trust
             ("KillMode", "mixed"),

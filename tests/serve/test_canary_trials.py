@@ -80,7 +80,7 @@ class Trying(Bench):
         super().__init__(folder, text)
         plain, self.published, self.refusal = self.hooks, list[str](), refusal
         self.trial = self.hooks = CanaryHooks(
-            plain.file,
+            plain.rules.file,
             "qwen3",
             Engine(IDENTITY),
             Engine(NEW),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
 import pytest
 
 from hermetic.errors import HermeticError
-from hermetic.serve.notify import tell_ready
+from hermetic.serve.notify import tell_ready, tell_reloading
 
 
 @pytest.mark.parametrize("shown", ["{}/notify", "@{}/notify"], ids=["path", "abstract"])
@@ -19,6 +20,8 @@ def test_it_is_told(shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         systemd.bind(f"\0{address[1:]}" if address.startswith("@") else address)
         tell_ready()
         assert systemd.recv(100) == b"READY=1"
+        tell_reloading()
+        assert re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=\d+", systemd.recv(100))
 
 
 def test_nobody_who_did_not_ask(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,15 @@ from test_policy_registry import MANIFEST
 from hermetic.llm.policy_reading import read_policy
 from hermetic.serve.openai.hooks import Facts, Outcome, Passed, Refusal, Timings
 from hermetic.serve.policy.decisions import Identity
-from hermetic.serve.policy.events import ALERT, PUBLISHED, WARM_UP_FAILED, WARMED_UP, EventLog
+from hermetic.serve.policy.events import (
+    ALERT,
+    POLICY_REJECTED,
+    POLICY_RELOADED,
+    PUBLISHED,
+    WARM_UP_FAILED,
+    WARMED_UP,
+    EventLog,
+)
 from hermetic.serve.policy.redaction import Redactor
 from hermetic.serve.policy.runtime import Clocks, PolicyHooks
 from hermetic.serve.policy.side import Engine
@@ -35,7 +43,8 @@ class Bench:
         file = read_policy(str(folder / "policy.toml"))
         log = EventLog(str(folder / "events.jsonl"), Redactor(file.policy.redaction), tell=self.heard)
         engine = Engine(identity, path=str(folder / "engine"), link=str(link or ""))
-        self.hooks = PolicyHooks(file, "qwen3", engine, log=log, clocks=Clocks(lambda: self.now, self.sleep))
+        clocks = Clocks(lambda: self.now, self.sleep)
+        self.hooks = PolicyHooks(file, "qwen3", engine, log=log, clocks=clocks, read=lambda: read_policy(file.file))
         self.serving = StandInServing()
         self.told: dict[str, asyncio.Event] = {}
 
@@ -329,3 +338,109 @@ def test_a_log_that_can_not_be_written_stops_no_request(tmp_path: Path) -> None:
         assert reason.startswith("events-not-written: the event llm_observability_alert cannot be written")
 
     run(Bench(tmp_path), work)
+
+
+# --- read again ---
+
+
+def rewrite(bench: Bench, old: str, new: str) -> None:
+    file = bench.folder / "policy.toml"
+    file.write_text(file.read_text().replace(old, new))
+
+
+def test_another_policy_is_in_force_from_the_next_request_on(tmp_path: Path) -> None:
+    async def work(bench: Bench) -> None:
+        await warm(bench)
+        assert isinstance(bench.ask(prompt_tokens=3000), Passed)
+        rewrite(bench, "max_prompt_tokens = {limit = 4000", "max_prompt_tokens = {limit = 2000")
+        assert await bench.hooks.reload() == ""
+        assert isinstance(bench.ask(prompt_tokens=3000), Refusal)
+        (event,) = bench.events(POLICY_RELOADED)
+        assert (event["policy"], event["before"]) == (bench.hooks.rules.file.digest[:16], event["before"])
+        assert event["policy"] != event["before"]
+        assert await bench.hooks.unready() == []
+
+    run(Bench(tmp_path), work)
+
+
+def test_a_request_that_runs_is_judged_by_what_it_was_admitted_by(tmp_path: Path) -> None:
+    """Even where the threshold, its recipient and the price are gone."""
+
+    async def work(bench: Bench) -> None:
+        facts = Facts("r1", "chat.completions", "qwen3", {}, 4000, 1001)
+        assert isinstance(bench.hooks.before(facts, HEADERS), Passed)
+        (bench.folder / "policy.toml").write_text("policy = 1")
+        assert await bench.hooks.reload() == ""
+        bench.hooks.after(facts, Outcome(200, None, 4000, 1001, ["stop"], [], 0.01, 0.02))
+        (line,) = bench.events("llm.request")
+        assert (line["cost_usd"], line["cost_budget_overrun"]) == (0.10002, True)
+        assert [one["recipient"] for one in bench.events(ALERT)] == ["finance"]
+        bench.ask(Outcome(200, None, 4000, 1001, ["stop"], [], 0.01, 0.02))
+        assert [one["cost_usd"] for one in bench.events("llm.request")] == [0.10002, 0.0]
+
+    run(Bench(tmp_path), work)
+
+
+@pytest.mark.parametrize("text", ["policy = ", "policy = 2", SEED + '[schemas]\nfolder = "nowhere"\n'])
+def test_a_file_with_a_mistake_leaves_everything_as_it_was(text: str, tmp_path: Path) -> None:
+    async def work(bench: Bench) -> None:
+        await warm(bench)
+        rules = bench.hooks.rules
+        good = (bench.folder / "policy.toml").read_text()
+        (bench.folder / "policy.toml").write_text(text)
+        problem = await bench.hooks.reload()
+        assert problem
+        assert bench.hooks.rules is rules
+        assert isinstance(bench.ask(prompt_tokens=4001), Refusal)
+        (event,) = bench.events(POLICY_REJECTED)
+        assert (event["policy"], event["cause"]) == (rules.file.digest[:16], problem)
+        (notice,) = bench.hooks.notices()
+        assert notice == f"policy-rejected: the policy of {rules.file.digest[:16]} stays in force: {problem}"
+        assert await bench.hooks.unready() == []
+        (bench.folder / "policy.toml").write_text(good)
+        assert await bench.hooks.reload() == ""
+        assert bench.hooks.notices() == []
+
+    run(Bench(tmp_path), work)
+
+
+def test_windows_keep_what_they_have_seen(tmp_path: Path) -> None:
+    async def work(bench: Bench) -> None:
+        await warm(bench)
+        bench.ask(Outcome(200, None, 10, 1, ["stop"], [Timings(0, 2_000_000)], 0.1, 0.2))
+        assert await bench.hooks.unready() == []
+        rewrite(bench, "max_queue_delay_us = {limit = 2500", "max_queue_delay_us = {limit = 1500")
+        await bench.hooks.reload()
+        (reason,) = await bench.hooks.unready()
+        assert reason.startswith("window-exceeded: ")
+
+    run(Bench(tmp_path, SEED + "[readiness]\nmin_requests = 1\n"), work)
+
+
+def test_other_prompts_are_asked_and_nobody_waits_for_that(tmp_path: Path) -> None:
+    async def work(bench: Bench) -> None:
+        await warm(bench)
+        rewrite(bench, "policy = 1", 'policy = 1\nreadiness = {warm_up = [{prompt = "What?", expect = "forty"}]}')
+        await bench.hooks.reload()
+        assert await bench.hooks.unready() == []
+        await bench.event(WARM_UP_FAILED)
+        (reason,) = await bench.hooks.unready()
+        assert reason.startswith("warm-up-failed: 'What?'")
+
+    run(Bench(tmp_path), work)
+
+
+def test_a_sign_off_is_of_one_text(tmp_path: Path) -> None:
+    """The one that is in force: somebody may sign the next one before it is read."""
+
+    async def work(bench: Bench) -> None:
+        await warm(bench)
+        hooks = bench.hooks
+        hooks.rules.sign_offs.sign("module-6", "Ada", hooks.seal())
+        assert await hooks.unready() == []
+        rewrite(bench, "limit = 4000", "limit = 3999")
+        await hooks.reload()
+        (reason,) = await hooks.unready()
+        assert reason.startswith("sign-off-missing: module-6")
+
+    run(Bench(tmp_path, SEED + '[readiness]\nsign_off = ["module-6"]\n'), work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,6 +236,28 @@ def test_a_roll_back_is_warmed_up_and_says_why(tiny: Tiny, tmp_path: Path, name:
     assert event["given_up"] == str(new)
     assert event["engine_hash"] == warmed["engine_hash"]
     assert os.path.realpath(links / name) == str(tiny.engine)
+
+
+def test_policy_and_keys_are_read_again(tiny: Tiny, tmp_path: Path) -> None:
+    """By one signal, which ends nothing; a mistake leaves what was."""
+    policy, keys = write_policy(tmp_path), tmp_path / "keys"
+    keys.write_text("one\n")
+    way = ("openai", str(triton_kit.RECIPE), "--api-keys", str(keys), "--policy", str(policy))
+    with running(way, "--triton", "127.0.0.1:9") as api:
+        policy.write_text("policy = ")
+        keys.write_text("two\n")
+        api.process.send_signal(signal.SIGHUP)
+        api.said.wait_for("the policy stays as it was", "policy.toml")
+        api.said.wait_for("the keys are read again")
+        statuses = [api.ask("GET", "/v1/models", None, {"Authorization": f"Bearer {key}"})[0] for key in ("one", "two")]
+        assert statuses == [401, 200]
+        (notice,) = api.get("/health/ready")["notices"]
+        assert notice.startswith("policy-rejected: ")
+        write_policy(tmp_path, POLICY + "\n")
+        api.process.send_signal(signal.SIGHUP)
+        api.said.wait_for("llm_policy_reloaded")
+        assert "notices" not in api.get("/health/ready")
+    assert [len(logged(tmp_path, f"llm_policy_{what}")) for what in ("rejected", "reloaded")] == [1, 1]
 
 
 def test_a_roll_back_whose_warm_up_fails_is_not_completed(tiny: Tiny, tmp_path: Path, name: str) -> None:

@@ -89,6 +89,17 @@ def test_systemd(tmp_path: Path, target: str) -> None:
     assert name not in checked.stderr
 
 
+def test_systemd_starts_the_api_too() -> None:
+    """With what was said to compose; it tells systemd when it is ready, and reads again on its reload."""
+    (text,) = files("systemd", replace(ONE, api=True, more=("--policy", "/p.toml"))).values()
+    lines = text.splitlines()
+    assert "Type=notify" in lines
+    assert "ExecReload=/bin/kill -HUP $MAINPID" in lines
+    (start,) = [line for line in lines if line.startswith("ExecStart=")]
+    assert start.startswith("ExecStart=/opt/bin/hermetic serve qwen3 --host")
+    assert start.endswith("--drain 30 --policy /p.toml")
+
+
 @pytest.mark.parametrize("image", ["", "tritonserver", "registry.example.com/tritonserver:24.05", "a@sha256:12"])
 @pytest.mark.parametrize("kind", ["compose", "kubernetes"])
 def test_an_image_is_named_by_its_digest(kind: str, image: str) -> None:

@@ -22,7 +22,7 @@ from hermetic.serve.openai.document import document
 from hermetic.serve.openai.endpoint import Endpoint
 from hermetic.serve.openai.engine import Engine
 from hermetic.serve.openai.errors import ApiError
-from hermetic.serve.openai.gate import Gate
+from hermetic.serve.openai.gate import Gate, Keys
 from hermetic.serve.openai.hooks import Hooks, NoHooks
 from hermetic.serve.openai.metrics import Metrics
 from hermetic.serve.openai.settings import ProxySettings
@@ -32,7 +32,10 @@ __all__ = ["Proxy"]
 
 
 class Proxy:
-    """`engines` by the name that `Hooks.route` gives, ``""`` first among them. `app` is what a server runs."""
+    """`engines` by the name that `Hooks.route` gives, ``""`` first among them. `app` is what a server runs.
+
+    `keys` may be replaced while it runs; `keys_problem` is why they were not the last time, for people.
+    """
 
     def __init__(
         self, engines: Mapping[str, Engine], settings: ProxySettings | None = None, hooks: Hooks | None = None
@@ -42,6 +45,8 @@ class Proxy:
         self.hooks: Hooks = hooks or NoHooks()
         self.registry = CollectorRegistry()
         self.draining = False
+        self.keys = Keys(self.settings.keys)
+        self.keys_problem = ""
         self._slots = Slots(self.settings.concurrent, self.settings.waiting, self.settings.wait_s)
         self._metrics = Metrics(self.registry, lambda: self._slots.taken, lambda: self._slots.waiting)
         self.app = self._application()
@@ -62,7 +67,7 @@ class Proxy:
             routes.append(Route(f"/v1/{name.replace('.', '/')}", endpoint, methods=["POST"]))
         routes.append(Route("/v1/embeddings", _no_embeddings, methods=["POST"]))
         handlers: Any = {ApiError: _shown, HTTPException: _shown_http, Exception: _shown_bug}
-        middleware = [Middleware(Gate, keys=self.settings.keys)]
+        middleware = [Middleware(Gate, keys=self.keys)]
         return Starlette(
             routes=[*routes, *self.hooks.routes()],
             exception_handlers=handlers,
@@ -119,9 +124,11 @@ class Proxy:
         if not await self.reachable():
             reasons.append(f"Triton at {self.engines[''].upstream.address} does not answer for the engine")
         reasons += await self.hooks.unready()
+        notices = [*self.hooks.notices(), *filter(None, [self.keys_problem])]
+        more = {"notices": notices} if notices else {}
         if not reasons:
-            return JSONResponse({"status": "ready", "reasons": []})
-        return JSONResponse({"status": "not ready", "reasons": reasons}, status_code=503)
+            return JSONResponse({"status": "ready", "reasons": [], **more})
+        return JSONResponse({"status": "not ready", "reasons": reasons, **more}, status_code=503)
 
     async def _shown_metrics(self, _: Request) -> Response:
         return Response(generate_latest(self.registry), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from hermetic.serve.openai.errors import ApiError
 
-__all__ = ["Gate", "send_error"]
+__all__ = ["Gate", "Keys", "send_error"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -20,15 +20,33 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
+class Keys:
+    """Those that clients may show; without any, none is asked for. All of them change in one step."""
+
+    def __init__(self, keys: Sequence[str] = ()) -> None:
+        self.replace(keys)
+
+    def replace(self, keys: Sequence[str]) -> None:
+        self._keys = [key.encode() for key in keys]
+
+    def know(self, authorization: str) -> bool:
+        """All keys are looked at, each in the same time, so that nothing is learnt from how long it takes."""
+        if not self._keys:
+            return True
+        kind, _, shown = authorization.partition(" ")
+        matches = [hmac.compare_digest(shown.strip().encode("latin-1"), key) for key in self._keys]
+        return kind.lower() == "bearer" and any(matches)
+
+
 class Gate:
     """Middleware. A request's id is its ``X-Request-Id`` if that is a sound one, else a new one; every answer has it.
 
-    Where there are `keys`, paths below ``/v1`` need one of them as bearer token.
+    Paths below ``/v1`` need one of the `keys` as bearer token, if there are any.
     """
 
-    def __init__(self, app: App, keys: Sequence[str] = ()) -> None:
+    def __init__(self, app: App, keys: Keys) -> None:
         self._app = app
-        self._keys = [key.encode() for key in keys]
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,18 +63,10 @@ class Gate:
                 message["headers"] = [*message.get("headers", ()), stamp]
             await send(message)
 
-        if scope["path"].startswith("/v1") and not self._known(headers):
+        if scope["path"].startswith("/v1") and not self._keys.know(headers.get("authorization", "")):
             await send_error(stamped, _unknown(headers))
             return
         await self._app(scope, receive, stamped)
-
-    def _known(self, headers: Mapping[str, str]) -> bool:
-        """All keys are looked at, each in the same time, so that nothing is learnt from how long it takes."""
-        if not self._keys:
-            return True
-        kind, _, shown = headers.get("authorization", "").partition(" ")
-        matches = [hmac.compare_digest(shown.strip().encode("latin-1"), key) for key in self._keys]
-        return kind.lower() == "bearer" and any(matches)
 
 
 def _unknown(headers: Mapping[str, str]) -> ApiError:

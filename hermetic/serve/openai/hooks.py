@@ -141,6 +141,14 @@ class Hooks(Protocol):
     async def unready(self) -> Sequence[str]:
         """Why this deployment is not ready, apart from Triton's own readiness; empty if it is."""
 
+    async def reload(self) -> str:
+        """Read the policy again, for the requests that come from now on. Why it was not taken, "" if it was: then
+        everything is as before.
+        """
+
+    def notices(self) -> Sequence[str]:
+        """What somebody should see to, although this deployment may be ready."""
+
     def routes(self) -> Sequence[BaseRoute]:
         """Further pages: ``/dashboard``."""
 
@@ -164,6 +172,12 @@ class NoHooks:
         pass
 
     async def unready(self) -> Sequence[str]:
+        return ()
+
+    async def reload(self) -> str:
+        return ""
+
+    def notices(self) -> Sequence[str]:
         return ()
 
     def routes(self) -> Sequence[BaseRoute]:

@@ -33,6 +33,10 @@ class Alerts:
         self._withheld: dict[str, int] = {}
         self.unwritten = ""
 
+    def go_on_from(self, before: Alerts) -> None:
+        """Take the place of `before`: what was withheld is told, and a gap in the log stays known."""
+        self._told, self._withheld, self.unwritten = before._told, before._withheld, before.unwritten
+
     def record(self, event: str, **fields: Any) -> dict[str, Any] | None:
         """Log an event; a log that can't be written makes the deployment unready, and stops no request."""
         try:

@@ -58,6 +58,11 @@ class Deliveries:
         if task is None or task.done():
             self._tasks[recipient] = asyncio.ensure_future(self._work(recipient))
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is on its way."""
+        return any(not task.done() for task in self._tasks.values())
+
     async def finish(self, within_s: float) -> None:
         """Wait for what is on its way, then give up."""
         tasks = list(self._tasks.values())

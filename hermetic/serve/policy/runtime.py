@@ -8,23 +8,29 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from hermetic.llm.policy import PolicyFile
+from hermetic.errors import HermeticError
+from hermetic.llm.policy import Policy, PolicyFile
 from hermetic.serve.dashboard_routes import routes
 from hermetic.serve.openai.hooks import Facts, Outcome, Passed, Refusal, Serving
 from hermetic.serve.policy.admission import Admitted, admit
 from hermetic.serve.policy.alerts import Alerts
 from hermetic.serve.policy.decisions import Figures, Identity, after
-from hermetic.serve.policy.delivery import Deliveries
-from hermetic.serve.policy.events import PUBLISHED, WARM_UP_FAILED, WARMED_UP, EventLog, log_of
+from hermetic.serve.policy.events import (
+    POLICY_REJECTED,
+    POLICY_RELOADED,
+    PUBLISHED,
+    WARM_UP_FAILED,
+    WARMED_UP,
+    EventLog,
+)
 from hermetic.serve.policy.figures import figures_of, request_line
-from hermetic.serve.policy.manifests import PromptRuntimeManager, RuntimeManifest, for_engine, read_manifests
+from hermetic.serve.policy.manifests import PromptRuntimeManager, RuntimeManifest, for_engine
 from hermetic.serve.policy.metrics import Labels, Metrics
-from hermetic.serve.policy.redaction import Redactor
-from hermetic.serve.policy.schemas import SchemaRegistry
+from hermetic.serve.policy.rules import Past, Rules
 from hermetic.serve.policy.side import SHOWN, Engine, Side
 from hermetic.serve.policy.warming import warm_up
 from hermetic.serve.policy.windows import Windows
-from hermetic.serve.readiness import ReadinessFacts, Reason, SignOffs, WarmUpState, reasons, seal_of
+from hermetic.serve.readiness import ReadinessFacts, Reason, WarmUpState, reasons, seal_of
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
@@ -47,29 +53,82 @@ class Clocks:
 class PolicyHooks:
     """The hooks of one deployment with one engine. Raises `HermeticError` for what the policy names and is not sound.
 
-    `model` is what clients call it.
+    `model` is what clients call it; `read` gives the policy file as it is when it is to be read again.
     """
 
     def __init__(
-        self, file: PolicyFile, model: str, engine: Engine, *, log: EventLog | None = None, clocks: Clocks | None = None
+        self,
+        file: PolicyFile,
+        model: str,
+        engine: Engine,
+        *,
+        log: EventLog | None = None,
+        clocks: Clocks | None = None,
+        read: Callable[[], PolicyFile] | None = None,
     ) -> None:
-        self.file = file
-        self.policy = policy = file.policy
         self.model = model
-        self.log = log or log_of(file)
         self.clocks = clocks or Clocks()
-        self.redactor = Redactor(policy.redaction)
-        self.registry = SchemaRegistry.read(file.path(policy.schemas.folder)) if policy.schemas else SchemaRegistry()
-        self.manifests = read_manifests(file.path(policy.runtime_manifests)) if policy.runtime_manifests else ()
-        self.sign_offs = SignOffs(file.path(f"{policy.state}/sign-offs"))
-        self.deliveries = Deliveries(policy.recipients, self._delivered, sleep=self.clocks.sleep)
-        self.alerts = Alerts(policy, self.log, self.deliveries, self.clocks.now)
+        self._log, self._read = log, read or (lambda: file)
+        self.rules = self._rules_of(file)
         self.side = self.new_side("", engine)
-        self._running: dict[str, Admitted] = {}
+        self._past = Past()
+        self._rejected = ""
+        self._running: dict[str, tuple[Rules, Admitted]] = {}
         self._published = {str(one.get("engine_hash")) for one in self.log.all([PUBLISHED])}
         self._tasks: set[asyncio.Task[None]] = set()
         self.serving: Serving
         self.metrics: Metrics
+
+    @property
+    def policy(self) -> Policy:
+        return self.rules.policy
+
+    @property
+    def log(self) -> EventLog:
+        return self.rules.log
+
+    @property
+    def alerts(self) -> Alerts:
+        return self.rules.alerts
+
+    def _rules_of(self, file: PolicyFile) -> Rules:
+        return Rules.of(file, self._log, self.clocks.now, self.clocks.sleep)
+
+    async def reload(self) -> str:
+        """In a thread, so that requests are answered meanwhile. What the file says is in force from one request to the
+        next; those that run are judged by what they were admitted by.
+        """
+        try:
+            rules = await asyncio.to_thread(lambda: self._rules_of(self._read()))
+        except HermeticError as error:
+            problem = self.rules.redactor.text(str(error))
+            self._rejected = f"policy-rejected: the policy of {self._digest()} stays in force: {problem}"
+            self.alerts.record(POLICY_REJECTED, **self.identified(self.side), policy=self._digest(), cause=problem)
+            return problem
+        self._adopt(rules)
+        return ""
+
+    def _adopt(self, rules: Rules) -> None:
+        old, self.rules, self._rejected = self.rules, rules, ""
+        self._past.add(old, (one for one, _ in self._running.values()))
+        rules.alerts.go_on_from(old.alerts)
+        for side in self.sides():
+            side.windows, side.failing = side.windows.asked_for(rules.policy.windows()), frozenset()
+            if rules.policy.readiness.warm_up != old.policy.readiness.warm_up:
+                self.spawn(self.warm(side))
+        more = {"policy": self._digest(), "before": old.file.digest[:16]}
+        self.alerts.record(POLICY_RELOADED, **self.identified(self.side), **more)
+
+    def notices(self) -> Sequence[str]:
+        return [self._rejected] if self._rejected else []
+
+    def sides(self) -> Sequence[Side]:
+        """All that may answer."""
+        return [self.side]
+
+    def _digest(self) -> str:
+        """The beginning of the SHA-256 of the policy file that is in force."""
+        return self.rules.file.digest[:16]
 
     def new_side(self, key: str, engine: Engine) -> Side:
         now = self.clocks.now
@@ -84,7 +143,7 @@ class PolicyHooks:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.deliveries.finish(_DELIVERY_S)
+        await self._past.finish(self.rules, _DELIVERY_S)
 
     def route(self, endpoint: str, headers: Mapping[str, str]) -> str:  # noqa: ARG002
         return ""
@@ -97,31 +156,31 @@ class PolicyHooks:
         return side.identity
 
     def before(self, facts: Facts, headers: Mapping[str, str]) -> Refusal | Passed:
-        side = self.side_of(facts.engine)
-        answer, admitted = admit(self.policy, self.registry, self.named_by(side, headers), facts, headers)
+        side, rules = self.side_of(facts.engine), self.rules
+        answer, admitted = admit(rules.policy, rules.registry, self.named_by(side, headers), facts, headers)
         answer = replace(answer, headers={**answer.headers, **side.identity.headers})
         for breach in admitted.breaches:
             self.metrics.breach(breach)
             self.alerts.breach(breach, self._about(side, facts, admitted))
         if isinstance(answer, Passed):
-            self._running[facts.id] = admitted
+            self._running[facts.id] = (rules, admitted)
         else:
             self.log.tell("llm.request_refused", code=answer.code, **self._about(side, facts, admitted))
         return answer
 
     def after(self, facts: Facts, outcome: Outcome) -> None:
-        admitted = self._running.pop(facts.id, Admitted())
+        rules, admitted = self._running.pop(facts.id, (self.rules, Admitted()))
         side, figures = self.side_of(facts.engine), figures_of(outcome, admitted)
-        cost = self.policy.prices.cost(figures.prompt_tokens, figures.completion_tokens, admitted.template)
+        cost = rules.policy.prices.cost(figures.prompt_tokens, figures.completion_tokens, admitted.template)
         labels = Labels(self.model, admitted.schema_id, admitted.operation or facts.endpoint, side.identity.engine_hash)
         self.metrics.record(labels, figures, cost)
         about = self._about(side, facts, admitted)
-        breaches = after(self.policy, figures)
+        breaches = after(rules.policy, figures)
         line = request_line(figures, admitted, outcome, breaches, about)
-        self.log.tell("llm.request", **line, cost_usd=float(cost))
+        rules.log.tell("llm.request", **line, cost_usd=float(cost))
         for breach in breaches:
             self.metrics.breach(breach)
-            self.alerts.breach(breach, about)
+            rules.alerts.breach(breach, about)
         if outcome.status in _LOST:
             self._lost(side)
         if not 400 <= outcome.status < 500:  # what the client did says nothing of the engine
@@ -134,7 +193,7 @@ class PolicyHooks:
 
     async def unready(self) -> Sequence[str]:
         """Every reason, as one line each; Triton's own readiness is the proxy's to say."""
-        return [self.redactor.text(str(one)) for one in await self.reasons() if one.code != "triton-not-ready"]
+        return [self.rules.redactor.text(str(one)) for one in await self.reasons() if one.code != "triton-not-ready"]
 
     def routes(self) -> Sequence[BaseRoute]:
         return routes(self)
@@ -155,7 +214,7 @@ class PolicyHooks:
             switched=side.engine.switched(),
             manifest=self._differences(manager),
             failing=tuple(side.windows.failing()),
-            unsigned=self.sign_offs.missing(self.policy.readiness.sign_off, self.seal()),
+            unsigned=self.rules.sign_offs.missing(self.policy.readiness.sign_off, self.seal()),
             unwritten=self.alerts.unwritten,
         )
         found = reasons(facts)
@@ -175,7 +234,7 @@ class PolicyHooks:
 
     def manager(self) -> PromptRuntimeManager | None:
         """For the runtime manifest of the engine that is served."""
-        found: RuntimeManifest | None = for_engine(self.manifests, self.side.identity.engine_hash)
+        found: RuntimeManifest | None = for_engine(self.rules.manifests, self.side.identity.engine_hash)
         return PromptRuntimeManager(found, self.policy, self.side.identity) if found is not None else None
 
     def _differences(self, manager: PromptRuntimeManager | None) -> list[str] | None:
@@ -185,7 +244,7 @@ class PolicyHooks:
 
     def seal(self) -> str:
         identity = self.side.identity
-        return seal_of(identity.engine_hash, identity.tokenizer_hash, self.file.digest)
+        return seal_of(identity.engine_hash, identity.tokenizer_hash, self.rules.file.digest)
 
     def watch(self, side: Side, *, now: bool = False) -> None:
         """Alert for each window that holds no more, once until it holds again. Looks once a second, or `now`: it sorts
@@ -208,7 +267,8 @@ class PolicyHooks:
                 await self.clocks.sleep(_LOOK_EVERY_S)
             prompts = self.policy.readiness.warm_up
             done = await warm_up(prompts, lambda body: self.serving.chat(body, side.key), self.model, self.clocks.now)
-            if not done.problem or await self.serving.reachable(side.key):
+            answered = not done.problem or await self.serving.reachable(side.key)
+            if answered and prompts == self.policy.readiness.warm_up:  # else others count by now
                 break
         side.warmed = done
         side.warm = WarmUpState.FAILED if done.problem else WarmUpState.DONE
@@ -244,7 +304,3 @@ class PolicyHooks:
         if side.warm is not WarmUpState.PENDING:
             side.lost()
             self.spawn(self.warm(side))
-
-    def _delivered(self, recipient: str, document: Mapping[str, Any], problem: str) -> None:
-        if problem:
-            self.log.tell("llm.alert_undelivered", recipient=recipient, alert=document.get("id"), cause=problem)

@@ -73,6 +73,12 @@ class Windows:
     def failing(self) -> Iterator[Held]:
         return (one for one in self.held() if not one.holds)
 
+    def asked_for(self, windows: Iterable[Window]) -> Windows:
+        """Other windows over the same samples, as far as there are any."""
+        found = Windows(windows, self._clock)
+        found._samples |= {metric: kept for metric, kept in self._samples.items() if metric in found._samples}
+        return found
+
     def clear(self) -> None:
         """Forget everything, as for another engine."""
         for samples in self._samples.values():
