@@ -27,32 +27,39 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:  # noqa: ARG002
         self._waiting: queue.Queue[Any] = queue.Queue()
+        self._stopped: set[str] = set()  # one that has ended stays in it
         threading.Thread(target=self._work, daemon=True).start()
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
+            sender = request.get_response_sender()
+            if pb_utils.get_input_tensor_by_name(request, "stop") is not None:
+                self._stopped.add(request.request_id())
+                sender.send(pb_utils.InferenceResponse([]), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                continue
             wanted = pb_utils.get_input_tensor_by_name(request, "request_output_len").as_numpy().reshape(-1)[0]
-            self._waiting.put((time.monotonic(), request.get_response_sender(), int(wanted)))
+            self._waiting.put((time.monotonic(), sender, request.request_id(), int(wanted)))
 
     def _work(self) -> None:
-        due: list[tuple[float, int, int, Any]] = []
+        due: list[tuple[float, int, int, str, Any]] = []
         number = 0
         while True:
             pause = max(0.0, due[0][0] - time.monotonic()) if due else None
             try:
-                arrived, sender, left = self._waiting.get(timeout=pause) if pause != 0 else self._waiting.get_nowait()
+                item = self._waiting.get(timeout=pause) if pause != 0 else self._waiting.get_nowait()
+                arrived, sender, name, left = item
                 number += 1
-                heapq.heappush(due, (arrived + PACE_MS / 1000, number, left, sender))
+                heapq.heappush(due, (arrived + PACE_MS / 1000, number, left, name, sender))
             except queue.Empty:
                 pass
             if due and due[0][0] <= time.monotonic():
-                when, mine, left, sender = heapq.heappop(due)
-                if self._send(sender, left):
-                    heapq.heappush(due, (when + PACE_MS / 1000, mine, left - 1, sender))
+                when, mine, left, name, sender = heapq.heappop(due)
+                if self._send(sender, left, name):
+                    heapq.heappush(due, (when + PACE_MS / 1000, mine, left - 1, name, sender))
 
-    def _send(self, sender: Any, left: int) -> bool:
+    def _send(self, sender: Any, left: int, name: str) -> bool:
         """Whether there is more to send."""
-        if sender.is_cancelled():
+        if name in self._stopped or sender.is_cancelled():
             left, tensors = 1, []
         else:
             tensors = [

@@ -43,7 +43,7 @@ def _engine(parameters: Mapping[str, str]) -> Model:
         backend="python",
         max_batch_size=1,
         decoupled=True,
-        inputs=(*required, *optional),
+        inputs=(*required, *optional, Tensor("stop", "BOOL", (1,), optional=True)),
         outputs=(*TOKENS, LOG_PROBS, *TIMES),
         parameters=parameters,
     )

@@ -42,6 +42,7 @@ SETTINGS = {
 class Running:
     """One request that is being answered. `made` are all tokens of it, `tokens` those that are not sent yet."""
 
+    id: str
     sender: Any
     handle: Any
     ids: Any
@@ -144,6 +145,9 @@ class TritonPythonModel:
 
     def _start(self, request: Any, arrival: int) -> None:
         sender = request.get_response_sender()
+        if _one(request, "stop", False):
+            self._stop(request.request_id(), sender)
+            return
         try:
             settings, ids = self._settings(request)
             self._number += 1
@@ -152,6 +156,7 @@ class TritonPythonModel:
             _refuse(sender, str(error))
             return
         self._running[self._number] = Running(
+            request.request_id(),
             sender,
             handle,
             ids,
@@ -163,6 +168,24 @@ class TritonPythonModel:
             arrival,
             time.time_ns(),
         )
+
+    def _stop(self, name: str, sender: Any) -> None:
+        """End the request of that id, as TensorRT-LLM's backend does it: what stops has an empty response of its own,
+        also where there is nothing to stop, since that may have ended meanwhile.
+        """
+        if not name:
+            _refuse(sender, "a request to stop another needs its id")
+            return
+        for number, one in list(self._running.items()):
+            if one.id == name:
+                self._end(number)
+                pb_utils.Logger.log_verbose(f"{name} was stopped")
+        sender.send(pb_utils.InferenceResponse([]), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _end(self, number: int) -> None:
+        one = self._running.pop(number)
+        one.handle.cancel()
+        one.sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _settings(self, request: Any) -> tuple[Any, np.ndarray[Any, Any]]:
         ids = pb_utils.get_input_tensor_by_name(request, "input_ids").as_numpy().reshape(1, -1).astype(np.int64)
@@ -197,9 +220,8 @@ class TritonPythonModel:
     def _deliver(self, number: int) -> None:
         running = self._running[number]
         if running.sender.is_cancelled():
-            running.handle.cancel()
-            running.sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-            del self._running[number]
+            self._end(number)
+            pb_utils.Logger.log_warn(f"{running.id} was cancelled with its call, not stopped")
             return
         finished = False
         while running.handle.can_read():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import itertools
+import secrets
 import struct
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from hermetic.serve.openai.errors import ApiError, invalid
 from hermetic.serve.openai.hooks import Timings
+from hermetic.serve.openai.stream import Ended, Late, Stream, is_last
 
 __all__ = ["Ask", "Made", "Upstream", "Wanted"]
 
@@ -48,6 +51,8 @@ _TIMES: Final = {
     "total_draft_tokens": "draft_tokens",
     "total_accepted_draft_tokens": "accepted_tokens",
 }
+#: For requests that still run when the proxy ends.
+_CLOSING_S: Final = 2.0
 #: A restarted Triton is found again within a second; by default gRPC would come to wait two minutes.
 _OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -95,6 +100,8 @@ class Upstream:
         self.address = address
         self._ends = ends
         self._wanted: Wanted | None = None
+        self._streams: set[Stream] = set()
+        self._mark, self._numbers = secrets.token_hex(4), itertools.count()
 
     @cached_property
     def _channel(self) -> Any:
@@ -106,6 +113,11 @@ class Upstream:
         return GRPCInferenceServiceStub(self._channel)
 
     async def close(self) -> None:
+        """What still runs is given up, and Triton has a moment to end it."""
+        for stream in self._streams:
+            stream.leave()
+        if self._streams:
+            await asyncio.wait([stream.task for stream in self._streams], timeout=_CLOSING_S)
         await self._channel.close()
 
     async def ready(self, within_s: float = 1.5) -> bool:
@@ -148,47 +160,35 @@ class Upstream:
     async def generate(
         self, ask: Ask, request_id: str, within_s: float, metadata: Sequence[tuple[str, str]] = ()
     ) -> AsyncGenerator[Made, None]:
-        """The tokens, as they come. Leaving the iteration early stops Triton's work.
+        """The tokens, as they come. Leaving the iteration early stops Triton's work, and does not wait for that.
 
-        Raises `ApiError`: 400 for a guide that cannot be followed, 502, 503, 504.
+        Raises `ApiError`: 400 for a guide that cannot be followed, 502, 503, 504 (also after `within_s` seconds).
         """
-        request = _request(ask, await self.wanted(), self._ends, request_id)
-        call = self._stub.ModelStreamInfer(timeout=within_s, metadata=tuple(metadata))
-        final = False
+        wanted = await self.wanted()
+        name = f"{request_id}.{self._mark}{next(self._numbers)}"  # a client may have given two requests one id
+        request = _request(ask, wanted, self._ends, name)
+        stop = _stop(name) if "stop" in wanted.inputs else None
+        stream = Stream(lambda: self._stub.ModelStreamInfer(metadata=tuple(metadata)), request, stop, within_s)
+        self._streams.add(stream)
+        stream.task.add_done_callback(lambda _: self._streams.discard(stream))
         try:
-            with contextlib.suppress(grpc.aio.UsageError, grpc.aio.BaseError):
-                await call.write(request)
-                await call.done_writing()
-            while (response := await call.read()) is not grpc.aio.EOF:
+            while True:
+                response = await stream.next()
                 if response.error_message:
                     raise _refused(response.error_message, ask)
-                final = _is_final(response.infer_response)
                 made = _made(response.infer_response)
                 if made is not None:
                     yield made
-            if await call.code() is not grpc.StatusCode.OK:
-                raise _failed_with(await call.code(), await call.details())
+                if is_last(response):
+                    return
+        except Late:
+            raise _late() from None
+        except Ended:
+            raise _gone("the connection was closed") from None
         except grpc.aio.AioRpcError as error:
             raise _failed(error) from error
         finally:
-            await _left(call, final=final)
-
-
-async def _left(call: Any, *, final: bool) -> None:
-    """A call that has had its last response is read to its end, which is on its way.
-
-    Cancelled at that moment, one in a few hundred leaves a request in Triton (2.51) that it does not compute any more,
-    but waits for when it is told to stop.
-    """
-    if final:
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            while await call.read() is not grpc.aio.EOF:
-                pass
-    call.cancel()
-
-
-def _is_final(response: Any) -> bool:
-    return bool(response.parameters["triton_final_response"].bool_param)
+            stream.leave()
 
 
 def _request(ask: Ask, wanted: Wanted, ends: Sequence[int], request_id: str) -> Any:
@@ -214,6 +214,16 @@ def _request(ask: Ask, wanted: Wanted, ends: Sequence[int], request_id: str) -> 
         for name, text in zip(("guided_decoding_guide_type", "guided_decoding_guide"), ask.guide, strict=True):
             if text is not None:
                 _add_text(request, name, text)
+    return request
+
+
+def _stop(request_id: str) -> Any:
+    """Ends the request of that id. What is no `stop` is there because Triton insists on it, and is not looked at."""
+    request = pb.ModelInferRequest(model_name=MODEL, id=request_id)
+    request.parameters["triton_enable_empty_final_response"].bool_param = True
+    for name in ("input_ids", "input_lengths", "request_output_len"):
+        _add(request, name, "INT32", [0])
+    _add(request, "stop", "BOOL", [True])
     return request
 
 
@@ -258,8 +268,16 @@ def _failed(error: Any) -> ApiError:
 def _failed_with(code: Any, details: str | None) -> ApiError:
     said = details or str(code)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return ApiError(504, "timeout", "the answer took longer than this server waits", kind="timeout_error")
+        return _late()
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-        headers = {"Retry-After": "1"}
-        return ApiError(503, "upstream_unavailable", f"the engine is not there: {said}", headers=headers)
+        return _gone(said)
     return ApiError(502, "upstream_error", f"the engine failed: {said}")
+
+
+def _late() -> ApiError:
+    return ApiError(504, "timeout", "the answer took longer than this server waits", kind="timeout_error")
+
+
+def _gone(said: str) -> ApiError:
+    headers = {"Retry-After": "1"}
+    return ApiError(503, "upstream_unavailable", f"the engine is not there: {said}", headers=headers)

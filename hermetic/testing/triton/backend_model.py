@@ -10,10 +10,13 @@ Of several ranks the first answers. It waits for the others when it starts, and 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -44,17 +47,44 @@ class TritonPythonModel:
         devices = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
         pb_utils.Logger.log_info(f"STAND-IN for TensorRT-LLM: rank {rank} of {size}, GPUs {devices}")
         self._doors = _meet(rank, size)
+        self._running: dict[str, threading.Event] = {}
+        self._workers = ThreadPoolExecutor(64)
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
-            sender = request.get_response_sender()
-            for response in self._responses(request):
-                if sender.is_cancelled():
-                    break
-                sender.send(response)
-            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            sender, name = request.get_response_sender(), request.request_id()
+            if _flag(request, "stop"):
+                self._stop(name, sender)
+                continue
+            stopped = self._running[name] = threading.Event()
+            self._workers.submit(self._answer, request, name, stopped)
+
+    def _stop(self, name: str, sender: Any) -> None:
+        """As the real one: without an id an error, and else an empty response, also where nothing of that id runs."""
+        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        if not name:
+            error = pb_utils.TritonError("Trying to stop a request but request ID is not provided")
+            sender.send(pb_utils.InferenceResponse(error=error), flags=final)
+            return
+        if name in self._running:
+            self._running[name].set()
+            pb_utils.Logger.log_info(f"STAND-IN for TensorRT-LLM: {name} is stopped")
+        sender.send(pb_utils.InferenceResponse([]), flags=final)
+
+    def _answer(self, request: Any, name: str, stopped: threading.Event) -> None:
+        sender = request.get_response_sender()
+        for response in self._responses(request):
+            if stopped.is_set() or sender.is_cancelled():
+                break
+            sender.send(response)
+        if sender.is_cancelled():
+            pb_utils.Logger.log_info(f"STAND-IN for TensorRT-LLM: {name} is cancelled")
+        if self._running.get(name) is stopped:
+            del self._running[name]
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def finalize(self) -> None:
+        self._workers.shutdown()
         for door in self._doors:
             os.close(door)
 
@@ -62,11 +92,9 @@ class TritonPythonModel:
         """With `streaming` one for each token."""
         prompt = _input(request, "input_ids").reshape(-1)
         length = int(_input(request, "request_output_len").reshape(-1)[0])
-        streaming = _input(request, "streaming")
-        tokens = answer(self._seed, prompt.tolist(), length)
-        parts = [[token] for token in tokens] if streaming is not None and streaming.reshape(-1)[0] else [tokens]
-        for part in parts:
-            asked = request.requested_output_names()
+        tokens = itertools.islice(_tokens(self._seed, prompt.tolist()), length)
+        asked = request.requested_output_names()
+        for part in ([token] for token in tokens) if _flag(request, "streaming") else [list(tokens)]:
             yield pb_utils.InferenceResponse([self._tensor(name, part) for name in self._outputs if name in asked])
 
     def _tensor(self, name: str, tokens: list[int]) -> Any:
@@ -80,13 +108,11 @@ class TritonPythonModel:
         return pb_utils.Tensor(name, np.zeros(shape, pb_utils.triton_string_to_numpy(said["data_type"])))
 
 
-def answer(engine: bytes, prompt: list[int], length: int) -> list[int]:
-    """The tokens that an engine of these bytes answers `prompt` with."""
-    found: list[int] = []
-    while len(found) < length:
-        seed = hashlib.blake2b(engine + json.dumps([prompt, len(found)]).encode()).digest()
-        found += [_FIRST + byte % _COUNT for byte in seed]
-    return found[:length]
+def _tokens(engine: bytes, prompt: list[int]) -> Iterator[int]:
+    """What an engine of these bytes answers `prompt` with, without end."""
+    for start in itertools.count(step=64):
+        seed = hashlib.blake2b(engine + json.dumps([prompt, start]).encode()).digest()
+        yield from (_FIRST + byte % _COUNT for byte in seed)
 
 
 def _meet(rank: int, size: int) -> list[int]:
@@ -105,3 +131,8 @@ def _meet(rank: int, size: int) -> list[int]:
 def _input(request: Any, name: str) -> Any:
     found = pb_utils.get_input_tensor_by_name(request, name)
     return None if found is None else found.as_numpy()
+
+
+def _flag(request: Any, name: str) -> bool:
+    found = _input(request, name)
+    return found is not None and bool(found.reshape(-1)[0])
