@@ -22,7 +22,7 @@ from hermetic.fetch.indexes import find_indexes
 from hermetic.fetch.wheel_lock import WheelLock
 from hermetic.fetch.wheels import find_uv
 
-__all__ = ["SYSTEMS", "Wheel", "choose"]
+__all__ = ["SYSTEMS", "Wheel", "choose", "listed"]
 
 #: Nix's systems and the machine in their wheels' tags.
 SYSTEMS: Final[Mapping[str, str]] = {"aarch64-linux": "aarch64", "x86_64-linux": "x86_64"}
@@ -44,10 +44,14 @@ def choose(lock: WheelLock, python: str, system: str, indexes: Mapping[str, str]
         return []
     ranks = {tag: rank for rank, tag in enumerate(_tags(python, SYSTEMS[system]))}
     hashes = {digest for pin in lock.pins for digest in pin.hashes}
-    return [_best(package, ranks, hashes, system) for package in _listed(lock, python, system, indexes)]
+    return [_best(package, ranks, hashes, system) for package in listed(lock, python, system, indexes)]
 
 
-def _listed(lock: WheelLock, python: str, system: str, indexes: Mapping[str, str]) -> list[dict[str, Any]]:
+def listed(lock: WheelLock, python: str, system: str, indexes: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every file that the index has of the packages of `lock`: PEP 751's ``packages``, with addresses and hashes.
+
+    Raises `HermeticError` as `choose`.
+    """
     found = find_indexes(indexes, os.environ)
     platform = f"{SYSTEMS[system]}-manylinux_2_{_NEWEST}"
     with tempfile.TemporaryDirectory() as scratch:

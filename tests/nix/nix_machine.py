@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,11 +19,12 @@ from hermetic.recipe import Memo, Source
 from hermetic.recipe.source import hash_source
 from hermetic.testing.trtllm.image import StandinImage
 
-__all__ = ["Done", "Machine", "Nix", "locked", "run_nix", "tree"]
+__all__ = ["Done", "Machine", "Nix", "free_ports", "locked", "run_nix", "tree"]
 
 _OPTIONS = {
     "build-users-group": "",
     "experimental-features": "nix-command flakes",
+    "max-jobs": "2",
     "sandbox": "true",
     "sandbox-fallback": "false",
     "substituters": "",
@@ -61,9 +64,11 @@ class Nix:
         assert not ok or done.exit_code == 0, done.stderr
         return done
 
-    def build(self, name: str, *, flake: Path | None = None, prefix: str = "", ok: bool = True) -> tuple[Path, Done]:
+    def build(
+        self, name: str, *options: str, flake: Path | None = None, prefix: str = "", ok: bool = True
+    ) -> tuple[Path, Done]:
         """Build a package; its output as this machine sees it."""
-        done = self("build", f"#{name}", "--no-link", "--json", "-L", flake=flake, prefix=prefix, ok=ok)
+        done = self("build", f"#{name}", "--no-link", "--json", "-L", *options, flake=flake, prefix=prefix, ok=ok)
         if done.exit_code:
             return self.root, done
         (built,) = json.loads(done.stdout)
@@ -77,6 +82,16 @@ class Nix:
 def tree(path: Path | str) -> str:
     """The tree digest of a folder, by whichever driver it was made."""
     return hash_source(Source(os.fspath(path)), Memo()).hex
+
+
+def free_ports(count: int) -> list[int]:
+    """Below those that the kernel gives away, since minutes pass before they are taken, with other tests beside."""
+    found: list[int] = []
+    for port in random.sample(range(15000, 32000), 1000):
+        with socket.socket() as probe:
+            if len(found) < count and probe.connect_ex(("127.0.0.1", port)) != 0:
+                found.append(port)
+    return found
 
 
 def run_nix(root: Path, *words: str) -> Done:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from nix_machine import Nix, locked, run_nix
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 #: nixpkgs' lib checks what a module says; the stand-in's takes it as it is.
 EXPRESSION = """\
@@ -35,9 +35,10 @@ UNITS = ("hermetic-triton", "hermetic-openai")
 
 
 @pytest.fixture(scope="module")
-def units(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def units(evaluating: Nix, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with both units, as NixOS writes them, but with a program that is there."""
     folder = tmp_path_factory.mktemp("module")
+    nix = evaluating
     locked(nix.flake, folder / "checkout", nix.root, nix.standin)
     done = run_nix(nix.root, "eval", "--json", "--expr", EXPRESSION % (folder / "checkout"), "--impure")
     assert done.exit_code == 0, done.stderr
