@@ -11,6 +11,7 @@ from typing import Any
 from hermetic.cli import console
 from hermetic.cli.placing import place_of, talk_of
 from hermetic.cli.serving import Prepared, Wish, prepared
+from hermetic.cli.serving_image import insist
 from hermetic.cli.serving_policy import governed
 from hermetic.errors import Domain, HermeticError
 from hermetic.llm.policy import PolicyFile
@@ -40,6 +41,7 @@ def warm_up_again(
     """
     log = log_of(file)
     with prepared(Wish(name, os.path.dirname(generation.link), store=store)) as found:
+        insist(found, place_of(given))
         deployment = read_deployment(found.subject.repository)
         engine = governed(found, deployment)
         about = _about(name, engine)

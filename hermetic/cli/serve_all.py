@@ -10,10 +10,11 @@ import click
 import uvloop
 
 from hermetic.cli import options
-from hermetic.cli.placing import place_options, talk_of
+from hermetic.cli.placing import place_of, place_options, talk_of
 from hermetic.cli.serve_proxy import announce, answering, proxy_of, proxy_options, proxy_settings, rereading
 from hermetic.cli.serve_triton import placed_settings_of, server_options, wish_of
 from hermetic.cli.serving import Prepared, prepared
+from hermetic.cli.serving_image import insist
 from hermetic.serve.launch import serving
 from hermetic.serve.launch_ports import insist_on_free
 from hermetic.serve.launch_signals import stopping
@@ -36,6 +37,7 @@ def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool
     settings = proxy_settings(given)
     insist_on_free(settings.host, {"API": settings.port})
     with prepared(wish_of(target, sets, store, given)) as found:
+        insist(found, place_of(given))
         uvloop.run(_serve(found, given, as_json=as_json))
 
 

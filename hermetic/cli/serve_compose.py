@@ -14,6 +14,7 @@ import click
 from hermetic.cli import console, options
 from hermetic.cli.serve_triton import server_options, settings_of, wish_of
 from hermetic.cli.serving import Prepared, prepared
+from hermetic.cli.serving_image import insist_on_written
 from hermetic.errors import Domain, HermeticError
 from hermetic.serve.launch_files import FORMATS, Deployed, files
 from hermetic.serve.triton_deployment import read_deployment
@@ -51,6 +52,8 @@ def command(
         raise HermeticError(Domain.USAGE, "out-exists", message, hint="remove it, or give another with --out")
     with prepared(wish_of(target, sets, store, given)) as found:
         deployed = _deployed(found, target, sets, image, out, given | {"store": store})
+        if kind != "systemd":  # which starts hermetic, and that looks for itself
+            insist_on_written(found, image, read_deployment(found.subject.repository))
         written = files(kind, deployed)
         out.mkdir(parents=True)
         _copy(Path(found.subject.repository), out / "model-repository")

@@ -15,6 +15,7 @@ from hermetic.cli import console, options
 from hermetic.cli.link import default_folder
 from hermetic.cli.placing import place_of, place_options, talk_of
 from hermetic.cli.serving import Prepared, Wish, prepared
+from hermetic.cli.serving_image import insist
 from hermetic.serve.launch import Served, serving
 from hermetic.serve.launch_command import Settings
 from hermetic.serve.launch_ports import Ports
@@ -93,6 +94,7 @@ def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool
             console.warning(f"{variable} is not read here: {instead}")
     settings = placed_settings_of(given)
     with prepared(wish_of(target, sets, store, given)) as found:
+        insist(found, settings.place)
         talk = talk_of(given, found.subject.name, settings.ports.http)
         asyncio.run(_serve(found, settings, talk, as_json=as_json))
 

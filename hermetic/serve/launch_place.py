@@ -18,9 +18,11 @@ from hermetic.realise.launcher import Launcher, Program
 from hermetic.recipe import Image
 from hermetic.sandbox import images
 from hermetic.sandbox.environments import EnvironmentMounts, Identity
+from hermetic.sandbox.gpu import discover
 from hermetic.sandbox.plan import Limits
-from hermetic.serve.launch_command import Binary, Place, Settings, command, pinned
+from hermetic.serve.launch_command import Binary, Place, Settings, command
 from hermetic.serve.launch_given import given
+from hermetic.serve.launch_image import insist_on_cuda, insist_on_image, served_in
 from hermetic.serve.launch_libpython import with_libpython
 from hermetic.serve.triton_needs import insist_on_release, needs
 
@@ -55,18 +57,24 @@ async def placed(
     """How `subject` is started. GPUs are leased until the end of it; waiting for one is told.
 
     Raises `HermeticError`: what `needs`, `given` and `granted` raise, environment/kind-not-here if there is no Triton
-    for the engine, environment/no-backend if something is not in it, environment/release-mismatch.
+    for the engine, environment/no-backend if something is not in it, environment/release-mismatch, and what
+    `insist_on_image` raises.
     """
     if deployment.kind == "openvino":
         yield await _locked(launcher, settings, Brought(tell))
         return
     who, place = f"engine {subject.name!r}", settings.place
-    if not (place.triton or place.image or subject.image):
+    image = served_in(deployment.kind, subject.image, place)
+    if image is None and not place.triton:
         raise _elsewhere(deployment)
     wanted = needs(subject.name, subject.engine, deployment, subject.known, place.gpu)
     if wanted.gpu is not None:
         fitting(wanted.gpu, who)  # before an image of 30 GB is brought
-    launcher, mounts, binary, where = await _found(subject.image, launcher, place, Brought(tell))
+    if image is not None:
+        insist_on_image(subject.name, image, wanted, discover().driver)
+    launcher, mounts, binary, where = await _found(image, launcher, place, Brought(tell))
+    if image is not None and wanted.gpu is not None:
+        insist_on_cuda(image, mounts.variables, wanted.gpu, discover().driver)
     seen = await _look(launcher, mounts, binary, deployment)
     if seen["missing"]:
         message = f"{where} cannot serve an engine of the kind {deployment.kind}: it has no {seen['missing'][0]}"
@@ -96,7 +104,6 @@ async def _found(
     if place.triton:
         mounts, binary = given(place.triton, place.backends, os.environ)
         return launcher, mounts, binary, f"the Triton {place.triton}"
-    image = Image(pinned(place.image)) if place.image else image
     assert image is not None
     launcher = Launcher(launcher.run, {image: Identity(images.value(image))}, launcher.indexes)
     mounts = await launcher.environment(image, brought)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hermetic.errors import Domain, HermeticError
 from hermetic.recipe import Gpu
 from hermetic.serve.triton_deployment import Deployment
 
-__all__ = ["Known", "Needs", "insist_on_release", "needs"]
+__all__ = ["Known", "Needs", "insist_on_release", "needs", "told"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,23 @@ def needs(name: str, engine: str, deployment: Deployment, known: Known, declared
     Raises `HermeticError`: environment/gpu-unknown if nothing says which GPU it was made for, usage/gpu-declared if
     that is said already, trust/manifest-invalid, trust/engine-invalid.
     """
-    manifest = _read(known.manifest, "manifest-invalid") if known.manifest else {}
-    gpu = _gpu(manifest, known) or _declared(name, declared)
-    if gpu is not None and declared and gpu.product != declared:
-        message = f"the engine {name!r} was made for {gpu}, and --gpu says {declared}"
+    found = told(engine, deployment, known)
+    if found.gpu is None:
+        gpu = _declared(name, declared)
+        return replace(found, gpu=gpu.model_copy(update={"count": deployment.world}) if gpu is not None else None)
+    if declared and found.gpu.product != declared:
+        message = f"the engine {name!r} was made for {found.gpu}, and --gpu says {declared}"
         raise HermeticError(Domain.USAGE, "gpu-declared", message)
+    return found
+
+
+def told(engine: str, deployment: Deployment, known: Known) -> Needs:
+    """What the engine's files, its manifest and its recipe say; no GPU if none of them says one.
+
+    Raises `HermeticError` (trust/manifest-invalid, trust/engine-invalid).
+    """
+    manifest = _read(known.manifest, "manifest-invalid") if known.manifest else {}
+    gpu = _gpu(manifest, known)
     if gpu is not None:
         gpu = gpu.model_copy(update={"count": deployment.world})
     return Needs(gpu, _release(engine, deployment, manifest) or known.release)

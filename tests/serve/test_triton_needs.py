@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from hermetic.errors import Domain, HermeticError
-from hermetic.recipe import Gpu
-from hermetic.serve.launch_command import Binary, Settings, command
+from hermetic.recipe import Gpu, Image
+from hermetic.serve.launch_command import Binary, Place, Settings, command
 from hermetic.serve.launch_given import given
+from hermetic.serve.launch_image import insist_on_cuda, insist_on_image, served_in
 from hermetic.serve.triton_deployment import Deployment
-from hermetic.serve.triton_needs import Known, insist_on_release, needs
+from hermetic.serve.triton_needs import Known, Needs, insist_on_release, needs
 
 H100 = Gpu("NVIDIA H100 80GB HBM3")
+DIGEST = "@sha256:" + "0" * 64
+CUDA_13 = Image(f"nvcr.io/nvidia/tritonserver:26.05-trtllm-python-py3{DIGEST}")  # TensorRT-LLM 1.2.1
 
 
 def deployment(kind: str = "tensorrt-llm", world: int = 1) -> Deployment:
@@ -112,3 +115,43 @@ class TestGiven:
         assert line[0] == "/m/mpirun"
         assert line.count("/t/tritonserver") == 2
         assert line.count("--backend-directory=/t/backends") == 2
+
+
+class TestImage:
+    """What an image's tag tells is held against the engine before the image is brought."""
+
+    def test_which_one_it_is(self) -> None:
+        named = Place(image=f"example.com/other{DIGEST}")
+        found = served_in("tensorrt-llm", CUDA_13, named)
+        assert found is not None
+        assert found.reference == named.image
+        assert served_in("tensorrt-llm", CUDA_13, Place()) is CUDA_13
+        assert served_in("tensorrt-llm", CUDA_13, Place(triton="/opt/tritonserver")) is None
+        assert served_in("openvino", CUDA_13, named) is None
+
+    @pytest.mark.parametrize(
+        ("release", "gpu", "driver", "expected"),
+        [
+            ("1.2.1", H100, "580.159.04", ""),
+            ("1.2.1", H100, "", ""),
+            ("1.2.1", None, "470.1", ""),
+            ("1.2.0", H100, "580.159.04", "release-mismatch"),
+            ("1.2.1", H100, "570.86.10", "driver-too-old"),
+            ("1.2.1", Gpu("NVIDIA H100 80GB HBM3", at_least_driver="570.1"), "", "driver-too-old"),
+        ],
+    )
+    def test_what_is_refused(self, release: str, gpu: Gpu | None, driver: str, expected: str) -> None:
+        if not expected:
+            insist_on_image("e", CUDA_13, Needs(gpu, release), driver)
+            return
+        with pytest.raises(HermeticError) as error:
+            insist_on_image("e", CUDA_13, Needs(gpu, release), driver)
+        assert reason(error) == (Domain.ENVIRONMENT, expected)
+
+    def test_the_configuration_knows_better_than_the_tag(self) -> None:
+        new = Gpu("NVIDIA B300", memory_gib=268, sm="10.3")
+        insist_on_cuda(CUDA_13, {}, new, "")
+        with pytest.raises(HermeticError) as error:
+            insist_on_cuda(CUDA_13, {"CUDA_VERSION": "12.8.1"}, new, "")
+        assert reason(error) == (Domain.ENVIRONMENT, "gpu-and-image")
+        insist_on_cuda(Image(f"example.com/own{DIGEST}"), {}, new, "470.1")  # nobody knows its CUDA

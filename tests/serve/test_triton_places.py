@@ -5,6 +5,7 @@ NVIDIA's backend can't be had here: a STAND-IN for it (`hermetic.testing.triton`
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ import pytest
 import triton_kit
 from blake3 import blake3
 from test_triton_kinds import engine
-from triton_kit import Server, Tiny, environment, free_ports, none_is_left, serving
+from triton_kit import Server, Tiny, environment, free_ports, hermetic, none_is_left, serving
 
 from hermetic.sandbox.gpu_lease import lease
+from hermetic.serve.openai.upstream import Ask, Upstream
 from hermetic.testing.gpu import H100, H200, stand_in_gpus
 from hermetic.testing.triton.layout import StandinTriton, build_triton_image, lay_out_triton
 from hermetic.testing.trtllm.image import StandinImage
@@ -80,7 +83,7 @@ def machine(tmp_path: Path) -> Callable[..., dict[str, str]]:
 
 
 def words(folder: Path, *more: str | Path) -> list[str | Path]:
-    return [folder, "--tokenizer", TOKENIZER, *more]
+    return [folder, "--tokenizer", TOKENIZER, "--verbose", *more]
 
 
 def of(given: StandinTriton) -> list[str | Path]:
@@ -101,9 +104,19 @@ def test_one_rank_with_a_given_triton(given: StandinTriton, made: Made, machine:
         assert first != generate(server, text_input="What is a store?", max_tokens=8)
         assert server.ready["kind"] == "tensorrt-llm"
         server.said.wait_for("STAND-IN for TensorRT-LLM: rank 0 of 1, GPUs 0")
+        asyncio.run(given_up(server.grpc))
+        assert "is stopped" in server.said.wait_for("STAND-IN for TensorRT-LLM: mine")
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait() == 0
     none_is_left(server.ready["http"])
+
+
+async def given_up(address: str) -> None:
+    """An answer that would take for ever, by the proxy's way to Triton."""
+    upstream = Upstream(address, ())
+    async with aclosing(upstream.generate(Ask([1, 2], 100_000_000), "mine", 60)) as answer:
+        await anext(answer)
+    await upstream.close()
 
 
 def test_two_ranks_with_a_given_triton(given: StandinTriton, made: Made, machine: Any) -> None:
@@ -176,12 +189,12 @@ def test_a_roll_back_tries_the_engine_in_the_triton_that_is_named(
         shutil.rmtree(triton_kit.STORE / "profiles" / name, ignore_errors=True)
 
 
-def refused(folder: Path, *more: str | Path, **variables: str) -> str:
+def refused(folder: Path, *more: str | Path, code: int = 4, **variables: str) -> str:
     """What ``hermetic serve triton`` says before anything is started; its exit code is that of the environment."""
     ports = [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), free_ports(3), strict=True)]
     command = [sys.executable, "-m", "hermetic", "serve", "triton", *map(str, words(folder, *more)), *ports]
     done = subprocess.run(command, env=environment(**variables), capture_output=True, text=True, check=False)
-    assert done.returncode == 4, done.stderr
+    assert done.returncode == code, done.stderr
     assert "model_lifecycle" not in done.stderr
     return done.stderr
 
@@ -211,6 +224,26 @@ def test_another_gpu_and_another_release_are_refused_naming_both(
     assert "error[environment/release-mismatch]" in said
     assert "is of TensorRT-LLM 1.2.0, and the Triton" in said
     assert "has TensorRT-LLM 1.2.1" in said
+
+
+def test_an_image_is_held_against_policy_and_driver_before_it_is_brought(
+    made: Made, machine: Any, tmp_path: Path
+) -> None:
+    name, folder, variables = f"nvcr.io/nvidia/tensorrt-llm/release:1.2.1@sha256:{'0' * 64}", made(), machine(H100())
+    inventory = Path(variables["HERMETIC_TEST_GPUS"])
+    inventory.write_text(inventory.read_text().replace("580.159.04", "570.86.10"))
+    said = refused(folder, "--image", name, **variables)
+    assert "error[environment/driver-too-old]" in said
+    assert "needs driver 580 or later; this machine has 570.86.10" in said
+    approved = tmp_path / "approved.toml"
+    approved.write_text('[[approved]]\nreference = "nvcr.io/nvidia/tensorrt-llm/release:1.2.0"\n')
+    said = refused(folder, "--image", name, code=5, HERMETIC_IMAGES=str(approved), **variables)
+    assert "error[trust/image-not-approved]" in said
+    compose = ["serve", "compose", folder, "--tokenizer", TOKENIZER, "--image", name, "--out", tmp_path / "out"]
+    done = hermetic(*compose, HERMETIC_IMAGES=str(approved))
+    assert (done.returncode, "error[trust/image-not-approved]" in done.stderr) == (5, True)
+    done = hermetic(*compose, **variables)
+    assert (done.returncode, "not on this machine: " in done.stderr) == (0, True)
 
 
 RECIPE = """

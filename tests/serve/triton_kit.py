@@ -38,9 +38,9 @@ def environment(**more: str) -> dict[str, str]:
     return dict(os.environ) | {"PYTHONPATH": str(REPOSITORY), "HERMETIC_STORE": str(STORE)} | more
 
 
-def hermetic(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def hermetic(*arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "hermetic", *map(str, arguments)]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="session")
