@@ -48,7 +48,8 @@ UV = [
     *("--quiet", "--offline", "--no-cache", "--no-config"),
 ]
 # One for each processor; beyond 8 the servers of the tests are what is waited for. `-n 0` tests in one process.
-WORKERS = ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
+# In the order of their names: xdist's own begins with the files of the most tests and ends with those of one long one.
+WORKERS = ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile", "--no-loadscope-reorder"]
 # What each verb runs, and the lock it needs.
 COMMANDS: dict[str, tuple[str, list[str]]] = {
     "realise": ("base", [HERMETIC, "realise", os.path.join(ROOT, "recipes", "tiny_qwen3.py")]),
