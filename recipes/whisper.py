@@ -1,18 +1,18 @@
-"""Whisper large-v3 for TensorRT-LLM with eight-bit weights, for one H100: an encoder and a decoder, each an engine.
+"""Whisper large-v3 for TensorRT-LLM with eight-bit weights, for one H100: an encoder and a decoder, tested.
 
-$ hermetic plan recipes/whisper.py --commands    what would run, offline
-$ hermetic realise recipes/whisper.py            the decoder and all it needs, needs an NVIDIA H100
-$ hermetic realise 'recipes/whisper.py#encoder_manifest'
+$ hermetic plan recipes/whisper.py --commands            what would run, offline
+$ hermetic realise recipes/whisper.py                    the engine, tested, and its manifest; needs an NVIDIA H100
+$ hermetic run 'recipes/whisper.py#engine' speech.wav    a transcript
 
 TensorRT-LLM's script takes OpenAI's own file and not the Hub's layout. Its address has its sha256 in it, and the lock
 file cites that. Options are those of the examples of TensorRT-LLM (examples/models/core/whisper): thirty seconds of
-sound are 3000 frames for the encoder; the decoder begins with 14 tokens at most and writes 100. Triton's models for
-Whisper are not laid out by hermetic, so the recipe ends with the manifests.
+sound are 3000 frames for the encoder; the decoder begins with 14 tokens at most and writes 100. The test hears two
+sentences of Kennedy's inaugural address of 1961. What is said in other languages: ``--set language=de``.
 """
 
 from hermetic import Gpu, Image, param, remote
 from hermetic.llm import tensorrt_llm
-from hermetic.llm.whisper import ConvertWhisper, Half
+from hermetic.llm.whisper import ConvertWhisper, Half, Manifest, Whisper, WhisperSmoke
 
 RELEASE = "1.2.1"  # the last stable TensorRT-LLM that builds engines
 
@@ -77,7 +77,31 @@ decoder = tensorrt_llm.Engine(
     },
 )
 
-encoder_manifest = tensorrt_llm.Manifest(engine=encoder)
-decoder_manifest = tensorrt_llm.Manifest(engine=decoder)
+vocabulary = remote(
+    param(
+        "vocabulary",
+        "https://raw.githubusercontent.com/openai/whisper/c0d2f624c09dc18e709e37c2ad90c039a4eb72a2/"
+        "whisper/assets/multilingual.tiktoken",
+    )
+)
+engine = Whisper(encoder=encoder, decoder=decoder, vocabulary=vocabulary, language=param("language", "en"))
 
-default = decoder_manifest
+speech = remote(
+    param(
+        "speech",
+        "https://raw.githubusercontent.com/ggml-org/whisper.cpp/233fe1fc9b48a09e361d3594520838ca266537fe/"
+        "samples/jfk.wav",
+    )
+)
+smoke = WhisperSmoke(
+    engine=engine,
+    sound=speech,
+    transcript=param(
+        "transcript",
+        "And so, my fellow Americans: ask not what your country can do for you, ask what you can do for your country.",
+    ),
+    tolerance="0.2",
+)
+manifest = Manifest(engine=engine, smoke=smoke)
+
+default = manifest

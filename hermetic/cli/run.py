@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -10,6 +11,7 @@ from hermetic.canonical import Value
 from hermetic.cli import approved, drivers, options
 from hermetic.cli.common import opened
 from hermetic.cli.realise import indexes, listener
+from hermetic.errors import Domain, HermeticError
 from hermetic.realise.ask import ask
 from hermetic.realise.session import Options, realise
 
@@ -26,16 +28,24 @@ def command(
 ) -> None:
     """Ask an engine, and print its answer as it comes.
 
-    The engine is realised first if it is not in place, and runs in the environment it was built in.
+    The engine is realised first if it is not in place, and runs in the environment it was built in. For an engine that
+    hears, PROMPT is a WAV file.
     """
     session = opened(reference, sets, store)
+    target = session.evaluated.wanted[0]
+    hears = target.fixed is None and target.stage.asked_with == "file"
+    if hears and not os.path.isfile(prompt):
+        raise HermeticError(
+            Domain.USAGE, "no-such-file", f"this engine is asked with a WAV file, and {prompt!r} is none"
+        )
     if any(session.store.realisation(item.key) is None for item in session.evaluated.wanted):
         approved.refuse(session, testing=False)
         drivers.refuse(session)
         with listener(session.store, as_json=False) as display:
             realise(session.evaluated, session.store, Options(indexes=indexes()), display)
     parameters: dict[str, Value] = {"prompt": prompt, "max_new_tokens": max_new_tokens, "system": system}
-    ask(session.evaluated, session.store, parameters, _write, indexes(), session.memo)
+    asked, sound = ({}, prompt) if hears else (parameters, "")
+    ask(session.evaluated, session.store, asked, _write, indexes(), session.memo, sound)
     sys.stdout.write("\n")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable, Mapping
 
 from hermetic.canonical import Value
@@ -27,8 +28,11 @@ def ask(
     write: Callable[[bytes], None],
     indexes: Mapping[str, str],
     memo: Memo,
+    sound: str = "",
 ) -> None:
     """Put `parameters` to the runner of the target stage, whose output is realised, and give its answer to `write`.
+
+    `sound` is the file that a stage is asked with which takes one.
 
     Raises `HermeticError`: usage/nothing-to-run for a stage that is no engine, build/run-failed with what the runner
     said last. Must be called from the main thread.
@@ -39,7 +43,7 @@ def ask(
         hint = f"these can be run: {', '.join(engines)}" if engines else None
         raise HermeticError(Domain.USAGE, "nothing-to-run", f"stage {target.name!r} is no engine", hint=hint)
     with store.begin() as run:
-        asyncio.run(_ask(target, store, run, parameters, write, indexes, memo))
+        asyncio.run(_ask(target, store, run, parameters, write, indexes, memo, sound))
 
 
 async def _ask(
@@ -50,6 +54,7 @@ async def _ask(
     write: Callable[[bytes], None],
     indexes: Mapping[str, str],
     memo: Memo,
+    sound: str,
 ) -> None:
     run.lease([target.key])
     environment = target.stage.run_environment
@@ -57,11 +62,15 @@ async def _ask(
     mounts = await launcher.environment(environment, lambda *_: None)
     files = target.stage.files_of(target.stage.runner)
     told = {**target.stage.run_parameters(), **parameters}
-    program = Program(target.name, files, told, {"engine": str(store.path(target.key, target.name))})
+    inputs = {"engine": str(store.path(target.key, target.name))}
+    program = Program(target.name, files, told, inputs)
     who = f"stage {target.name!r}"
     errors = os.memfd_create("errors", os.MFD_CLOEXEC)
     try:
         with run.workspace() as place:
+            if sound:  # a copy: it may be of another file system, and only its owner may read it
+                inputs["sound"] = shutil.copyfile(sound, f"{place.path}/sound.wav")
+                os.chmod(inputs["sound"], 0o444)
             async with granted(target.stage.run_gpu, who, launcher, mounts, _nobody) as given:
                 ended = await launcher.launch(program, given, str(place.path), Limits(), log=errors, on_answer=write)
         if not ended.ok:

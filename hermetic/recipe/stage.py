@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
@@ -74,6 +74,8 @@ class Stage(BaseModel):
     programs: ClassVar[tuple[str, ...]] = ()
     #: Programs that ``hermetic run`` starts on the result, the first of them; none if there is nothing to run.
     runner: ClassVar[tuple[str, ...]] = ()
+    #: What they are asked with: a text, or a file, which they see as the input ``sound``.
+    asked_with: ClassVar[Literal["text", "file"]] = "text"
     #: How alike two builds must be (``bit``, ``structural`` or ``numeric``), and what grades them when they differ.
     grade: ClassVar[str] = "bit"
     comparator: ClassVar[tuple[str, ...]] = ()

@@ -14,9 +14,11 @@ from typing import Any
 
 import checkpoints
 import pytest
+from whisper_kit import vocabulary, wav
 
 from hermetic.recipe.lockfile import LockFile
 from hermetic.testing.hub import Hub
+from hermetic.testing.trtllm.image import build_image
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 DIGEST = "sha256:33cd085b772947bd22b7273886539331420404e5d2a4a039945241945ff927b9"
@@ -27,7 +29,7 @@ TARGETS = {
     "llama": ("repository", True),
     "mistral": ("repository", False),
     "deepseek": ("repository", False),
-    "whisper": ("decoder_manifest", True),
+    "whisper": ("manifest", True),
     "lora_llama": ("repository", False),
 }
 
@@ -68,8 +70,9 @@ class TestAsTheyAre:
         assert (llama.commit, llama.licence) == ("0e9e39f249a16976918f6564b8830bc894c89659", "llama3.1")
         weights = [file.size for name, file in llama.files.items() if name.endswith(".safetensors")]
         assert sum(weights) == 2 * 8_030_261_248 + 33_880  # parameters in BF16, and four headers
-        (whisper,) = LockFile.read(str(RECIPES / "whisper.lock.json")).fixed.items()
-        assert whisper[1].files["large-v3.pt"].sha256 in whisper[0]
+        whisper = LockFile.read(str(RECIPES / "whisper.lock.json")).fixed
+        (weights,) = (entry for entry in whisper.items() if "large-v3.pt" in entry[1].files)
+        assert weights[1].files["large-v3.pt"].sha256 in weights[0]
 
 
 @pytest.fixture
@@ -158,18 +161,33 @@ class TestToTheEnd:
         assert (deployment["kind"], deployment["world"]) == ("tensorrt-llm-pytorch", 8)
         assert deployment["limits"] == {"max_seq_len": 16384}
 
-    def test_whisper_is_two_engines(self, hub: Hub, build: Build) -> None:
-        hub.repository("openai/whisper").commit({"large-v3.pt": bytes(range(256)) * 2000})
-        weights = f"weights={hub.endpoint}/openai/whisper/resolve/main/large-v3.pt"
-        decoder = read(build("whisper", "", weights) / "manifest.json")
-        encoder = read(build("whisper", "encoder_manifest", weights) / "manifest.json")
+    def test_whisper_hears_and_is_asked(self, hub: Hub, build: Build, cli, shared, tmp_path: Path) -> None:
+        sound = wav(tmp_path / "jfk.wav", 2)
+        files = {"large-v3.pt": bytes(range(256)) * 2000, "multilingual.tiktoken": vocabulary(), "jfk.wav": sound}
+        hub.repository("openai/whisper").commit(files)
+        place = f"{hub.endpoint}/openai/whisper/resolve/main"
+        image = build_image(tmp_path / "image", variables={"STANDIN_PAUSE": "0"}, installed=["numpy"]).reference
+        chosen = (
+            *(f"{name}={place}/{file}" for name, file in zip(("weights", "vocabulary", "speech"), files, strict=True)),
+            "transcript=12345678: an answer of the stand-in",
+            f"image={image}",
+        )
+        manifest = read(build("whisper", "", *chosen) / "manifest.json")
+        decoder, encoder = manifest, manifest["encoder"]
         assert (decoder["model"]["architecture"], encoder["model"]["architecture"]) == (
             "DecoderModel",
             "WhisperEncoder",
         )
         assert decoder["quantisation"] == encoder["quantisation"] == {"quant_algo": "W8A16"}
         assert decoder["build"]["effective"]["max_beam_width"] == 4
-        assert decoder["files"]["rank0.engine"] != encoder["files"]["rank0.engine"]
+        assert decoder["files"]["decoder/rank0.engine"] != decoder["files"]["encoder/rank0.engine"]
+        assert manifest["smoke"]["golden"] == {"word_error_rate": "0.14", "allowed": "0.2"}
+        words = [word for one in chosen for word in ("--set", one)]
+        sound.chmod(0o600)
+        asked = cli("run", "whisper.py#engine", sound, *words, env=shared)
+        assert (asked.exit_code, asked.stdout.strip()) == (0, manifest["smoke"]["text"]), asked.stderr
+        nothing = cli("run", "whisper.py#engine", "Who are you?", *words, env=shared)
+        assert (nothing.exit_code, "is asked with a WAV file" in nothing.stderr) == (2, True)
 
     @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="models-cpu.txt is for CPython 3.11")
     def test_an_adapter_is_merged_or_laid_out(self, hub: Hub, build: Build, tmp_path: Path) -> None:

@@ -15,11 +15,10 @@ sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does 
 
 from stage_file import Refused, StageFile, read_json, run, say
 from trtllm_convert import check_ranks
+from whisper_halves import HALVES
 
 #: Where the release images have it.
 SCRIPT = Path("/app/tensorrt_llm/examples/models/core/whisper/convert_checkpoint.py")
-#: The architecture that each half's config.json names, as the script writes it.
-HALVES = {"encoder": "WhisperEncoder", "decoder": "DecoderModel"}
 ALGORITHMS = {"": None, "int8": "W8A16", "int4": "W4A16"}
 
 

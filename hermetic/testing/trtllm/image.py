@@ -8,6 +8,7 @@ not on another.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -51,6 +52,8 @@ _MODULES: Final = {
     "    LLM, LlmGuidedDecodingParams as GuidedDecodingParams, SamplingParams,\n)\n",
     "tensorrt_llm/llmapi/tokenizer.py": "from tensorrt_llm.runtime_standin import (\n"
     "    xgrammar_tokenizer_info as _xgrammar_tokenizer_info,\n)\n",
+    "torch/__init__.py": "from tensorrt_llm.runtime_standin import Tensor, Tensor as from_numpy\n"
+    'float16, bfloat16, float32 = "float16", "bfloat16", "float32"\n',
     "tensorrt/__init__.py": "from tensorrt_llm.runtime_standin import LayerInformationFormat, Logger, Runtime\n",
     "transformers/__init__.py": "from tensorrt_llm.runtime_standin import AutoTokenizer\n",
 }
@@ -88,12 +91,14 @@ def build_image(
     packages: Mapping[str, bytes] = _NOTHING,
     variables: Mapping[str, str] = _SETTINGS,
     files: Sequence[File] = (),
+    installed: Sequence[str] = (),
 ) -> StandinImage:
     """Write an OCI layout with a stand-in for TensorRT-LLM `version` into `folder`, which may have others already.
 
     `packages` are files below site-packages, also in place of the stand-in's own; `variables` go into its environment
     (``STANDIN_…``: how it misbehaves) and, where there are any, its digest into the tag. `files` are a layer of their
-    own. Takes about a second.
+    own, and so are `installed`, packages of the Python that runs hermetic, such as NumPy, which the real image has and
+    the stand-in itself does without. Takes about a second.
 
     Raises `HermeticError`: recipe/unknown-version for a version whose options nobody wrote down, and
     environment/unsupported-interpreter.
@@ -103,8 +108,10 @@ def build_image(
     found = interpreter.describe("")
     layers = [_layer(target, _base(found)), _layer(target, _tools(found, version, packages))]
     layers += [_layer(target, iter(files))] if files else []
+    layers += [_layer(target, _installed(found, name)) for name in installed]
     told = [f"{name}={value}" for name, value in sorted(variables.items())]
-    tag = f"standin-{version}" + (f"-{hashlib.sha256(_json(told)).hexdigest()[:8]}" if told else "")
+    tagged = [*told, *installed]
+    tag = f"standin-{version}" + (f"-{hashlib.sha256(_json(tagged)).hexdigest()[:8]}" if tagged else "")
     settings = {
         "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", f"HERMETIC_STANDIN_FOR=TensorRT-LLM {version}", *told],
         "Labels": {"org.opencontainers.image.title": f"hermetic's STAND-IN for TensorRT-LLM {version}"},
@@ -158,6 +165,19 @@ def _tools(found: interpreter.Interpreter, version: str, packages: Mapping[str, 
         if os.path.basename(place) in json.loads(options):
             yield place.lstrip("/"), _start("conversion", os.path.basename(place)), True
     yield "usr/lib/python3/dist-packages", f"../{os.path.basename(found.inside)}/site-packages", False  # Debian's name
+
+
+def _installed(found: interpreter.Interpreter, name: str) -> Iterator[File]:
+    """A package as it is installed here, with the libraries that its wheel brought along."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent
+    for below in (folder, folder.with_name(f"{name}.libs")):
+        for path in sorted(below.rglob("*")):
+            inside = path.relative_to(folder.parent).as_posix()
+            if path.is_file() and path.suffix != ".pyc" and "/tests/" not in inside:
+                yield f"usr/{found.inside}/site-packages/{inside}", path, False
 
 
 def runtime_packages(version: str = "1.2.1") -> dict[str, bytes]:

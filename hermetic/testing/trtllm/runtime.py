@@ -23,6 +23,9 @@ from types import SimpleNamespace
 from typing import Any
 
 END, USER, ASSISTANT = 256, 257, 258  # 0 to 255 are bytes
+#: The bytes in the order in which the vocabularies of GPT-2 and Whisper begin with them.
+_PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_BYTES = bytes([*_PRINTED, *(byte for byte in range(256) if byte not in _PRINTED)])
 
 print("hermetic's STAND-IN for the runtime of TensorRT-LLM; its answers mean nothing", flush=True)
 
@@ -109,6 +112,7 @@ def smallest(schema: dict[str, Any]) -> Any:
 
 class ModelType:
     DECODER_ONLY = 0
+    ENCODER_DECODER = 2
 
 
 class GuidedDecodingConfig:
@@ -131,7 +135,14 @@ class GuidedDecodingParams:
 
 
 class KvCacheConfig:
-    def __init__(self, *, enable_block_reuse: bool = True, free_gpu_memory_fraction: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        enable_block_reuse: bool = True,
+        free_gpu_memory_fraction: float | None = None,
+        cross_kv_cache_fraction: float | None = None,
+    ) -> None:
+        self.cross = cross_kv_cache_fraction
         self.reuses = enable_block_reuse
 
 
@@ -184,6 +195,7 @@ class ExecutorConfig:
     ) -> None:
         self.guided = guided_decoding_config is not None
         self.decoding = decoding_config or DecodingConfig()
+        self.cross = kv_cache_config.cross if kv_cache_config is not None else None
         self.reuses = kv_cache_config is not None and kv_cache_config.reuses
 
 
@@ -215,7 +227,10 @@ class Request:
         guided_decoding_params: GuidedDecodingParams | None = None,
         lookahead_config: LookaheadDecodingConfig | None = None,
         external_draft_tokens_config: ExternalDraftTokensConfig | None = None,
+        encoder_input_features: "Tensor | None" = None,
+        encoder_output_length: int | None = None,
     ) -> None:
+        self.features, self.encoded, self.end = encoder_input_features, encoder_output_length, end_id
         self.prompt, self.limit, self.streaming = input_token_ids, max_tokens, streaming
         self.lookahead_config = lookahead_config
         self.drafts = external_draft_tokens_config.tokens if external_draft_tokens_config is not None else []
@@ -227,7 +242,13 @@ class Request:
 class Executor:
     """Each rank of an engine makes one, and the first one is asked."""
 
-    def __init__(self, folder: str, model_type: int, config: ExecutorConfig) -> None:
+    def __init__(self, folder: str, *more: Any) -> None:
+        """Of a model, ``folder, model_type, config``; of an encoder and a decoder, ``encoder, decoder, …``."""
+        model_type, config = more[-2:]
+        assert (model_type == ModelType.ENCODER_DECODER) == (len(more) == 3)
+        assert (config.cross is not None) == (len(more) == 3)
+        self._encoder = json.loads((Path(folder) / "config.json").read_bytes()) if len(more) == 3 else None
+        folder = more[0] if len(more) == 3 else folder
         world = int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))
         described = json.loads((Path(folder) / "config.json").read_bytes())
         mapping = described["pretrained_config"].get("mapping", {})
@@ -264,7 +285,9 @@ class Executor:
 
     def _tokens(self, request: Request, schema: str) -> tuple[list[int], Mapping[str, Any]]:
         """What is answered, and what is said of drafts: every second token of an answer was one."""
-        if self._reuses:
+        if self._encoder is not None:
+            tokens = self._heard(request)
+        elif self._reuses:
             tokens = self._answers.follow(request.prompt, request.limit)
         else:
             tokens = self._answers.tokens(request.prompt, request.limit, schema)
@@ -283,7 +306,38 @@ class Executor:
             counted["request_perf_metrics"] = SimpleNamespace(speculative_decoding=SimpleNamespace(**found))
         return tokens, {} if behaviour == "uncounted" else counted
 
+    def _heard(self, request: Request) -> list[int]:
+        """An answer to sound, in the tokens of Whisper."""
+        assert self._encoder is not None
+        assert request.features is not None
+        assert request.end is not None
+        frames, bands = request.features.shape
+        if bands != self._encoder["pretrained_config"]["n_mels"] or request.encoded != frames // 2:
+            raise RuntimeError(f"{frames} frames of {bands} bands, of which {request.encoded} come out of the encoder")
+        prompt = [*request.prompt, *request.features.digest()]
+        tokens = self._answers.tokens(prompt, request.limit)
+        return [request.end if token == END else _BYTES.index(token) if token < END else token for token in tokens]
+
     def shutdown(self) -> None: ...
+
+
+class Tensor:
+    """``torch.Tensor``, as far as a request takes one."""
+
+    def __init__(self, array: Any, dtype: str = "") -> None:
+        self.array, self.dtype, self.shape = array, dtype or str(array.dtype), array.shape
+
+    def to(self, dtype: str) -> "Tensor":
+        return Tensor(self.array, dtype)
+
+    def cuda(self) -> "Tensor":
+        return self
+
+    def contiguous(self) -> "Tensor":
+        return self
+
+    def digest(self) -> bytes:
+        return hashlib.blake2b(self.array.tobytes(), digest_size=8).digest()
 
 
 def drafting(made: Mapping[str, Any], decoding: DecodingConfig) -> bool:

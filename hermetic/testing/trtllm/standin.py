@@ -104,6 +104,7 @@ def trtllm_build(tables: dict[str, Any], options: argparse.Namespace) -> int:
         "max_draft_len": drafts,
         "speculative_decoding_mode": 1 << MODES.index(options.speculative_decoding_mode),
         "max_num_tokens": options.max_num_tokens,
+        "max_encoder_input_len": options.max_encoder_input_len,
         "max_beam_width": options.max_beam_width,
         "profiling_verbosity": options.profiling_verbosity,
         "kv_cache_type": (getattr(options, "kv_cache_type", None) or "paged").upper(),

@@ -20,6 +20,8 @@ except ImportError:  # beside it, outside an image
     from standin import clock, introduce, read_tables  # type: ignore[import-not-found]
 
 ALGORITHMS = {"int8": ("W8A16", 8), "int4": ("W4A16", 4)}
+#: Ends of the names of models with 128 mel bands and a language more.
+WIDE = ("large-v3", "large-v3-turbo")
 ARCHITECTURES = {"encoder": "WhisperEncoder", "decoder": "DecoderModel"}
 
 
@@ -38,10 +40,14 @@ def main(words: Sequence[str]) -> int:
     started = time.monotonic()
     weights = (Path(options.model_dir) / f"{options.model_name}.pt").read_bytes()
     algorithm, bits = ALGORITHMS[options.weight_only_precision] if options.use_weight_only else (None, 16)
+    size = 51864 if options.model_name.endswith(".en") else 51865 + options.model_name.endswith(WIDE)
     for half, architecture in ARCHITECTURES.items():
         folder = Path(options.output_dir) / half
         folder.mkdir(parents=True)
         described = {"architecture": architecture, "dtype": options.dtype, "quantization": {"quant_algo": algorithm}}
+        described["vocab_size"] = size
+        if half == "encoder":
+            described["n_mels"] = 128 if options.model_name.endswith(WIDE) else 80
         (folder / "config.json").write_text(json.dumps(described, indent=4))
         seed = hashlib.blake2b(half.encode() + weights).digest()
         write_noise(folder / "rank0.safetensors", seed, len(weights) * bits // 32)
