@@ -83,7 +83,14 @@ let
     "vocab.json"
   ];
 
-  # An engine of a checkpoint as a Hub has it, built by trtllm-bench and harvested when it hangs.
+  # How convert_checkpoint.py is told to quantise; it can do no other.
+  weightOnly = {
+    W8A16 = "int8";
+    W4A16 = "int4";
+  };
+
+  # An engine of a checkpoint as a Hub has it, built by trtllm-bench and harvested when it hangs. With any of the three
+  # arguments for experts it is converted and built by trtllm-build, since trtllm-bench has no options for them.
   mkEngine =
     {
       name,
@@ -98,43 +105,84 @@ let
       maxNumTokens ? 8192,
       gpu ? null, # { product; memory_gib; sm; count; }, as `hermetic doctor` prints it
       environment ? null, # the name of an environment in nix/templates.nix.json
-      moeTensorParallelSize ? null,
-      moeExpertParallelSize ? null,
-      moePlugin ? null,
+      moeTensorParallelSize ? null, # over how many ranks each expert's weights are split
+      moeExpertParallelSize ? null, # over how many ranks the experts are dealt
+      moePlugin ? null, # auto, float16, float32, bfloat16, int32 or disable
     }:
     let
       named = builtins.isString hfModel && !(lib.hasPrefix "/" hfModel);
       model = modelOf { inherit hfModel revision lock; };
-      moe = given { inherit moeTensorParallelSize moeExpertParallelSize moePlugin; };
+      experts = given {
+        moe_tp_size = moeTensorParallelSize;
+        moe_ep_size = moeExpertParallelSize;
+      };
+      dealt =
+        if moeTensorParallelSize == null || moeExpertParallelSize == null then
+          tensorParallelSize
+        else
+          moeTensorParallelSize * moeExpertParallelSize;
+      place = given { inherit environment gpu; };
+      sizes = {
+        max_batch_size = maxBatchSize;
+        max_seq_len = maxSeqLen;
+        max_num_tokens = maxNumTokens;
+      };
+      # Of any engine: the GPU's memory is a parameter, so that what cannot fit fails before it is built.
+      engineOf = parameters: {
+        parameters =
+          lib.optionalAttrs (gpu != null) { device_gib = gpu.memory_gib; }
+          // {
+            quantisation = if quantization == null then "" else quantization;
+          }
+          // parameters;
+        harvest.config = lib.optionalAttrs (quantization != null) {
+          "pretrained_config.quantization.quant_algo" = quantization;
+        };
+      };
       stages = fromTemplate { "placeholder/model" = model; } {
         engine =
-          {
-            parameters = {
-              model = if named then hfModel else name;
-              quantisation = if quantization == null then "" else quantization;
-              options =
-                {
-                  max_batch_size = maxBatchSize;
-                  max_seq_len = maxSeqLen;
-                  max_num_tokens = maxNumTokens;
-                  tp_size = tensorParallelSize;
-                  pp_size = pipelineParallelSize;
-                }
-                // lib.optionalAttrs (quantization != null) { inherit quantization; };
-            };
-            harvest.config = lib.optionalAttrs (quantization != null) {
-              "pretrained_config.quantization.quant_algo" = quantization;
-            };
+          engineOf {
+            model = if named then hfModel else name;
+            options =
+              sizes
+              // {
+                tp_size = tensorParallelSize;
+                pp_size = pipelineParallelSize;
+              }
+              // lib.optionalAttrs (quantization != null) { inherit quantization; };
           }
-          // given { inherit environment gpu; };
+          // place;
+        expert_checkpoint = {
+          parameters = {
+            tp = tensorParallelSize;
+            pp = pipelineParallelSize;
+            options =
+              experts
+              // lib.optionalAttrs (quantization != null) {
+                use_weight_only = true;
+                weight_only_precision = weightOnly.${quantization};
+              };
+          };
+        }
+        // place;
+        expert_engine =
+          engineOf {
+            options =
+              sizes // { max_input_len = maxSeqLen; } // given { moe_plugin = moePlugin; };
+          }
+          // place;
       };
     in
-    if moe != { } then
-      throw "trtllm-bench build has no options for experts; convert a checkpoint with them, in a recipe"
+    if experts == { } && moePlugin == null then
+      stages.engine
+    else if dealt != tensorParallelSize then
+      throw "moeTensorParallelSize times moeExpertParallelSize must be tensorParallelSize, ${toString tensorParallelSize}"
+    else if quantization != null && !(weightOnly ? ${quantization}) then
+      throw "with arguments for experts quantization is W8A16 or W4A16, not ${quantization}: quantise in a recipe, with hermetic.llm.tensorrt_llm.Quantise, and take its engine with fromRecipe"
     else
-      stages.engine;
+      stages.expert_engine;
 
-  # What Triton loads for an engine.
+  # What Triton loads for an engine. From batchSchedulerPolicy on, for engines of the kind tensorrt-llm alone.
   mkTritonRepo =
     {
       engine,
@@ -142,14 +190,32 @@ let
       maxSeqLen ? null,
       kvCacheGib ? null,
       kvCacheReuse ? null,
+      enableChunkedContext ? null,
+      batchSchedulerPolicy ? null, # guaranteed_no_evict or max_utilization
+      kvCacheFreeGpuMemFraction ? null, # a number or its text: "0.85"
+      decodingMode ? null, # as the backend calls it
+      queueDelayUs ? null, # how long the first of a batch waits for others
+      queueSize ? null, # how many requests may wait
+      parameters ? { }, # any other of Triton's model tensorrt_llm, as text
     }:
     let
+      textOf = value: if builtins.isString value then value else builtins.toJSON value;
       stages = fromTemplate { "placeholder/engine" = engine; } {
         repository.parameters = given {
           max_batch_size = maxBatchSize;
           max_seq_len = maxSeqLen;
           kv_cache_gib = kvCacheGib;
           kv_cache_reuse = kvCacheReuse;
+          chunked_context = enableChunkedContext;
+          queue_delay_us = queueDelayUs;
+          queue_size = queueSize;
+          parameters =
+            lib.mapAttrs (_: textOf) (given {
+              batch_scheduler_policy = batchSchedulerPolicy;
+              kv_cache_free_gpu_mem_fraction = kvCacheFreeGpuMemFraction;
+              decoding_mode = decodingMode;
+            })
+            // parameters;
         };
       };
     in

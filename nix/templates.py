@@ -7,6 +7,7 @@ nix/lib.nix takes the exported stages and puts a model, an engine and options in
 
 from hermetic import Image, PythonEnv, Script, Source
 from hermetic.llm import tensorrt_llm, triton
+from hermetic.llm.convert import convert
 
 RELEASE = "1.2.1"  # the last stable TensorRT-LLM that builds engines
 
@@ -25,6 +26,22 @@ engine = tensorrt_llm.Engine(
     checkpoint=model,
     tokenizer=model,
     options={"max_batch_size": 8, "max_seq_len": 16384, "max_num_tokens": 8192, "tp_size": 1, "pp_size": 1},
+)
+
+# trtllm-bench has no options for experts: convert_checkpoint.py deals them to the ranks, and trtllm-build builds that.
+expert_checkpoint = convert(model, environment=image, release=RELEASE)
+expert_engine = tensorrt_llm.Engine(
+    environment=image,
+    release=RELEASE,
+    checkpoint=expert_checkpoint,
+    tokenizer=model,
+    options={
+        "gemm_plugin": "auto",
+        "max_batch_size": 8,
+        "max_input_len": 16384,
+        "max_seq_len": 16384,
+        "max_num_tokens": 8192,
+    },
 )
 
 repository = triton.triton_repository(Source("placeholder/engine"))

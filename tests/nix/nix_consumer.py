@@ -20,7 +20,18 @@ CONSUMER = """\
         gpu = made.mkEngine { name = "tiny"; hfModel = ./model; gpu = %s; };
         hub = made.mkHfModel { hfModel = "Qwen/Qwen3-32B"; };
         named = made.mkEngine { name = "named"; hfModel = "Qwen/Qwen3-32B"; quantization = "NVFP4"; };
-        repository = made.mkTritonRepo { engine = ./model; maxBatchSize = 2; };
+        experts = made.mkEngine {
+          name = "tiny"; hfModel = ./model; quantization = "W8A16"; tensorParallelSize = 2; moeExpertParallelSize = 2;
+          moePlugin = "float16";
+        };
+        undealt = made.mkEngine {
+          name = "tiny"; hfModel = ./model; moeTensorParallelSize = 2; moeExpertParallelSize = 2;
+        };
+        fp8experts = made.mkEngine { name = "tiny"; hfModel = ./model; quantization = "FP8"; moePlugin = "auto"; };
+        repository = made.mkTritonRepo {
+          engine = ./model; maxBatchSize = 2; enableChunkedContext = false; batchSchedulerPolicy = "max_utilization";
+          kvCacheFreeGpuMemFraction = 0.85; parameters.cancellation_check_period_ms = "50";
+        };
         tokenizer = made.mkTritonServerRuntime { name = "named"; tokenizerModel = "Qwen/Qwen3-32B"; };
         unpinned = made.mkHfModel { hfModel = "somebody/a-model"; };
         server = made.mkTritonServerRuntime { name = "tiny"; manifest = ./manifest; };

@@ -192,15 +192,34 @@ class TestSandbox:
         for name, error in errors.items():
             assert re.search(rf"(?m)^{name}> .*{error}", done.stderr), done.stderr
 
-    @pytest.mark.parametrize("name", ["hub", "named", "repository", "tokenizer"])
+    @pytest.mark.parametrize("name", ["hub", "named", "tokenizer"])
     def test_the_documented_functions_evaluate(self, name: str, nix: Nix, consumer: Path) -> None:
         """Models by the name that a lock file pins: what they fetch is fixed, and lies where Nix cannot ask here."""
         shown = nix("show-derivation", "-r", f"path:{consumer}#{name}", prefix="hermetic/").stdout
-        assert name == "repository" or '"outputHashAlgo": "sha256"' in shown
+        assert '"outputHashAlgo": "sha256"' in shown
 
-    def test_a_model_that_no_lock_pins_is_refused(self, nix: Nix, consumer: Path) -> None:
-        done = nix("show-derivation", f"path:{consumer}#unpinned", prefix="hermetic/", ok=False)
-        assert "hf://somebody/a-model@main is not locked" in done.stderr
+    def test_a_repository_is_told_how_to_schedule(self, nix: Nix, consumer: Path) -> None:
+        told = json.loads(environment_of(nix, consumer, "repository")["spec"])["parameters"]
+        assert (told["max_batch_size"], told["chunked_context"], told["kv_cache_reuse"]) == (2, False, True)
+        assert told["parameters"] == {
+            "batch_scheduler_policy": "max_utilization",
+            "cancellation_check_period_ms": "50",
+            "kv_cache_free_gpu_mem_fraction": "0.85",
+        }
+
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [
+            ("unpinned", "hf://somebody/a-model@main is not locked"),
+            ("undealt", "moeTensorParallelSize times moeExpertParallelSize must be tensorParallelSize, 1"),
+            ("fp8experts", "quantise in a recipe"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_before_anything_is_built(
+        self, name: str, why: str, nix: Nix, consumer: Path
+    ) -> None:
+        done = nix("show-derivation", f"path:{consumer}#{name}", prefix="hermetic/", ok=False)
+        assert why in done.stderr
 
     def test_a_manifest_in_nix_store_vouches_for_an_engine_elsewhere(
         self, nix: Nix, consumer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -226,23 +245,32 @@ class TestSandbox:
         assert "--max_batch_size 4" in done.stderr
         assert "engine harvested" in done.stderr
 
+    def test_experts_are_dealt_to_the_ranks_by_a_conversion(self, nix: Nix, consumer: Path) -> None:
+        built, done = build(nix, consumer, "experts")
+        assert {"config.json", "rank0.engine", "rank1.engine", "tokenizer.json"} <= set(os.listdir(built))
+        assert "--moe_ep_size 2" in done.stderr
+        assert "--moe_plugin float16" in done.stderr
+
+
+def environment_of(nix: Nix, consumer: Path, name: str) -> dict[str, str]:
+    """The variables of a package's derivation."""
+    shown = nix("show-derivation", f"path:{consumer}#{name}", prefix="hermetic/").stdout
+    (found,) = json.loads(shown).values()
+    return dict(found["env"])
+
 
 class TestGpu:
     """A stage that declares a GPU: where Nix lets it be built, and what its builder says where there is none."""
 
-    def derivation(self, nix: Nix, consumer: Path, name: str) -> dict[str, str]:
-        shown = nix("show-derivation", f"path:{consumer}#{name}", prefix="hermetic/").stdout
-        (found,) = json.loads(shown).values()
-        return dict(found["env"])
-
     def test_only_machines_with_the_feature_build_it(self, nix: Nix, consumer: Path) -> None:
-        assert self.derivation(nix, consumer, "gpu")["requiredSystemFeatures"] == "cuda"
-        assert "requiredSystemFeatures" not in self.derivation(nix, consumer, "bench")
+        assert environment_of(nix, consumer, "gpu")["requiredSystemFeatures"] == "cuda"
+        assert "requiredSystemFeatures" not in environment_of(nix, consumer, "bench")
+        assert json.loads(environment_of(nix, consumer, "gpu")["spec"])["parameters"]["device_gib"] == 140
         _, done = build(nix, consumer, "gpu", ok=False)
         assert "features {cuda}" in done.stderr
 
     def test_relaxed_it_asks_for_no_feature_and_for_no_sandbox(self, nix: Nix, consumer: Path) -> None:
-        found = self.derivation(nix, consumer, "relaxed")
+        found = environment_of(nix, consumer, "relaxed")
         assert (found["__noChroot"], "requiredSystemFeatures" in found) == ("1", False)
 
     def test_the_builder_looks_for_the_gpu_in_nix_sandbox(self, nix: Nix, consumer: Path) -> None:
