@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from hermetic.cli import console, settings
 from hermetic.errors import Domain, HermeticError
+from hermetic.sandbox.podman import RUNTIMES
 
 if TYPE_CHECKING:
     from hermetic.serve.launch_command import Place
@@ -31,6 +32,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--triton", default="", metavar="PROGRAM", help="A tritonserver of this machine instead."),
     click.option("--backends", default="", metavar="DIR", help="Its backends [those beside it]."),
     click.option("--gpu", default="", metavar="PRODUCT", help="What the engine needs, if nothing else says; or none."),
+    click.option(
+        "--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True, help="What Triton runs in."
+    ),
     click.option(
         "--start-timeout",
         type=click.IntRange(min=0),

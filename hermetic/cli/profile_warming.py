@@ -40,7 +40,7 @@ def warm_up_again(
     and the roll-back is not called completed.
     """
     log = log_of(file)
-    with prepared(Wish(name, os.path.dirname(generation.link), store=store)) as found:
+    with prepared(Wish(name, os.path.dirname(generation.link), store=store, runtime=given["runtime"])) as found:
         insist(found, place_of(given))
         deployment = read_deployment(found.subject.repository)
         engine = governed(found, deployment)

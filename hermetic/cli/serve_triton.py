@@ -72,7 +72,8 @@ def wish_of(target: str, sets: tuple[str, ...], store: str | None, given: dict[s
     """The values of `server_options` that are about what is served."""
     chosen = {name: given[name] for name in ("max_batch_size", "max_seq_len") if given[name] is not None}
     paths = {name: given[name] for name in ("manifest", "tokenizer", "repository")}
-    return Wish(target, str(given["to"] or default_folder()), sets, store, options=chosen, **paths)
+    runtime = given.get("runtime", "auto")  # compose starts nothing
+    return Wish(target, str(given["to"] or default_folder()), sets, store, options=chosen, runtime=runtime, **paths)
 
 
 @click.command("triton")

@@ -18,6 +18,7 @@ from hermetic.realise.launcher import Launcher
 from hermetic.realise.session import Options, realise
 from hermetic.recipe import Image, Memo, Source
 from hermetic.recipe.loader import SUFFIXES
+from hermetic.sandbox import podman
 from hermetic.serve.launch import Subject, launcher_of, lay_out_repository
 from hermetic.serve.triton_needs import Known
 from hermetic.serve.triton_subject import find_engine, vouch
@@ -39,6 +40,7 @@ class Wish:
     manifest: str | None = None
     tokenizer: str | None = None
     repository: str | None = None
+    runtime: str = "auto"
     options: dict[str, int | bool] = field(default_factory=dict)
 
 
@@ -68,6 +70,7 @@ def prepared(wish: Wish) -> Iterator[Prepared]:
 
 @contextmanager
 def _of_recipe(wish: Wish) -> Iterator[Prepared]:
+    runtime = podman.choose(wish.runtime)
     session = opened(wish.target, wish.sets, wish.store)
     target = session.evaluated.wanted[0]
     stage = None if target.fixed is not None else target.stage
@@ -81,14 +84,14 @@ def _of_recipe(wish: Wish) -> Iterator[Prepared]:
         raise HermeticError(Domain.USAGE, "recipe-decides", message, hint="change the recipe, or use --set")
     with session.store.begin() as run:
         run.lease([target.key, *(key for _, key in target.built_inputs())])
-        _realise(session)
+        _realise(session, runtime)
         folders = _folders(session, stage)
         tokenizer = wish.tokenizer or folders.get("tokenizer", folders["engine"])
         repository = str(session.store.path(target.key, target.name))
         known, image = _said_by(stage, folders)
         name = os.path.basename(session.reference)
         subject = Subject(name, repository, folders["engine"], tokenizer, known, image)
-        yield Prepared(subject, launcher_of(run, indexes(), session.memo))
+        yield Prepared(subject, launcher_of(run, indexes(), session.memo, runtime))
 
 
 def _said_by(stage: Repository, folders: dict[str, str]) -> tuple[Known, Image | None]:
@@ -102,12 +105,12 @@ def _said_by(stage: Repository, folders: dict[str, str]) -> tuple[Known, Image |
     return known, runs_in if isinstance(runs_in, Image) else None
 
 
-def _realise(session: Opened) -> None:
+def _realise(session: Opened, runtime: str) -> None:
     """The target and what it serves: an engine may have been collected since its repository was made."""
     approved.refuse(session, testing=False)
     drivers.refuse(session)
     with listener(session.store, as_json=False) as display:
-        realise(session.evaluated, session.store, Options(indexes=indexes()), display)
+        realise(session.evaluated, session.store, Options(indexes=indexes(), runtime=runtime), display)
 
 
 def _folders(session: Opened, stage: Repository) -> dict[str, str]:
@@ -131,7 +134,7 @@ def _of_engine(wish: Wish) -> Iterator[Prepared]:
         console.note(f"{engine.name}: {engine.path} ({engine.found})")
         _lease(run, store, engine.path)
         manifest = vouch(engine, wish.manifest, store)
-        launcher = launcher_of(run, indexes(), memo)
+        launcher = launcher_of(run, indexes(), memo, podman.choose(wish.runtime))
         memo.save()
         tokenizer = wish.tokenizer or engine.path
         with run.workspace() as workspace:

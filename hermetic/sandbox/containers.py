@@ -24,10 +24,18 @@ Ids = tuple[int, int] | None
 
 
 def podman_args(
-    plan: LaunchPlan, name: str, *, ids: Ids = None, ulimits: Mapping[str, tuple[int, int]] | None = None
+    plan: LaunchPlan,
+    name: str,
+    *,
+    ids: Ids = None,
+    ulimits: Mapping[str, tuple[int, int]] | None = None,
+    interactive: bool = False,
 ) -> list[str]:
-    """The arguments of ``podman``. The root is what hermetic unpacked (or ``WORKSPACE/root``), below an overlay."""
-    args = ["run", "--name", name, "--label", "hermetic", *_common(plan, ulimits)]
+    """The arguments of ``podman``. The root is what hermetic unpacked (or ``WORKSPACE/root``), below an overlay. The
+    program has a standard input if it is `interactive`.
+    """
+    args = ["run", "--name", name, "--label", "hermetic", *(["--interactive"] if interactive else [])]
+    args += _common(plan, ulimits)
     args += ["--read-only-tmpfs=false", "--http-proxy=false", "--unsetenv-all", "--passwd=false", "--systemd=false"]
     args += ["--no-hosts", "--umask", f"{abi.UMASK:04o}", "--log-driver", "none", "--cgroupns", "private"]
     args += _users(ids)
@@ -59,7 +67,7 @@ def docker_args(plan: LaunchPlan, name: str) -> list[str]:
 
 def _common(plan: LaunchPlan, ulimits: Mapping[str, tuple[int, int]] | None) -> list[str]:
     args = ["--rm", "--init", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
-    args += [] if plan.network else ["--network", "none"]
+    args += ["--network", "host" if plan.network else "none"]
     args += ["--hostname", abi.HOST_NAME, "--workdir", abi.CWD, "--shm-size", f"{plan.limits.shm_mb}m"]
     args += _memory(plan)
     args += ["--pids-limit", "-1" if plan.limits.processes is None else str(plan.limits.processes)]

@@ -141,10 +141,15 @@ class LaunchPlan:
         return [*args, "--", *self.argv]
 
     def podman_args(
-        self, name: str = "hermetic", *, ids: Ids = None, ulimits: Mapping[str, tuple[int, int]] | None = None
+        self,
+        name: str = "hermetic",
+        *,
+        ids: Ids = None,
+        ulimits: Mapping[str, tuple[int, int]] | None = None,
+        interactive: bool = False,
     ) -> list[str]:
         """The arguments of ``podman``, as they run. `ids` are the build's user and group where root starts it."""
-        return containers.podman_args(self, name, ids=ids, ulimits=ulimits)
+        return containers.podman_args(self, name, ids=ids, ulimits=ulimits, interactive=interactive)
 
     def docker_args(self, name: str = "hermetic") -> list[str]:
         """The arguments of ``docker``; only for a stage in an image, which docker brings by its digest."""

@@ -73,8 +73,8 @@ def _no_podman(message: str, hint: str) -> HermeticError:
     return HermeticError(Domain.ENVIRONMENT, "no-podman", message, hint=hint)
 
 
-def start(plan: LaunchPlan, output: Output, answer: Output) -> Process:
-    """Start the stage in a container; must be called on the main thread. Output as for `runner.run`."""
+def start(plan: LaunchPlan, output: Output, answer: Output, stdin: int = subprocess.DEVNULL) -> Process:
+    """Start the stage in a container; must be called on the main thread. Output and `stdin` as for `runner.run`."""
     tool = available()
     sweep()
     ids = (launch.BUILD_UID, launch.BUILD_GID) if launch.drops_privileges() else None
@@ -82,7 +82,8 @@ def start(plan: LaunchPlan, output: Output, answer: Output) -> Process:
     name = _name()
     masked = tuple(path for path in plan.masked if os.path.lexists(path))
     granted = launch.granted_limits()
-    args = replace(plan, masked=masked).podman_args(name, ids=ids, ulimits=granted)
+    interactive = stdin != subprocess.DEVNULL
+    args = replace(plan, masked=masked).podman_args(name, ids=ids, ulimits=granted, interactive=interactive)
     with ExitStack() as ours:
         status, status_writer = os.pipe2(os.O_CLOEXEC)
         ours.callback(os.close, status_writer)
@@ -97,7 +98,7 @@ def start(plan: LaunchPlan, output: Output, answer: Output) -> Process:
             warnings.simplefilter("ignore", DeprecationWarning)
             launched = subprocess.Popen(
                 [tool, *args],
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=answer.writer,
                 stderr=output.writer,
                 cwd="/",

@@ -95,7 +95,9 @@ async def run(
         stack.callback(confined.close)
         kills = usage.machine_kills() if group is None else 0
         typed = terminal[1] if terminal is not None else stdin
-        process = podman.start(plan, output, answer) if in_podman else _launch(plan, output, answer, confined, typed)
+        process = (
+            podman.start(plan, output, answer, stdin) if in_podman else _launch(plan, output, answer, confined, typed)
+        )
         stack.callback(process.close)
         watched = _Watched(plan, process, group)
         watching = overseer(watched.tree) if overseer is not None else None

@@ -75,10 +75,10 @@ class Served:
         return f"{self.settings.host}:{self.settings.ports.grpc}"
 
 
-def launcher_of(run: Run, indexes: Mapping[str, str], memo: Memo) -> Launcher:
-    """A launcher that knows the server's environment."""
+def launcher_of(run: Run, indexes: Mapping[str, str], memo: Memo, runtime: str = "bwrap") -> Launcher:
+    """A launcher that knows the server's environment, under `runtime`, "bwrap" or "podman"."""
     environment = server_environment()
-    return Launcher(run, {environment: identify(environment, memo)}, indexes)
+    return Launcher(run, {environment: identify(environment, memo)}, indexes, runtime)
 
 
 @contextlib.asynccontextmanager
@@ -101,7 +101,7 @@ async def serving(subject: Subject, launcher: Launcher, settings: Settings, talk
             limit = limit_of(settings, deployment.engine_files)
             within = f"it has {limit} s" if limit else "however long it takes"
             talk.tell(f"Triton is started; {within}" + (f", and logs to {talk.log}" if talk.log else ""))
-            async with _running(plan, settings.drain_s, talk) as (ended, watch):
+            async with _running(plan, launcher.runtime, settings.drain_s, talk) as (ended, watch):
                 await until_ready(watch, ended, limit, talk)
                 if ended.done():
                     raise _failed(ended.result(), watch, talk)
@@ -132,14 +132,17 @@ def _mounted(
 
 
 @contextlib.asynccontextmanager
-async def _running(plan: LaunchPlan, drain_s: int, talk: Talk) -> AsyncIterator[tuple[asyncio.Future[Exit], Watch]]:
+async def _running(
+    plan: LaunchPlan, runtime: str, drain_s: int, talk: Talk
+) -> AsyncIterator[tuple[asyncio.Future[Exit], Watch]]:
     """The plan, started; ended on the way out, gently if this is not the way of an error.
 
     A client that holds a stream open without asking anything keeps Triton for ever, so patience has an end here too.
     """
     inside, ours = os.pipe2(os.O_CLOEXEC)
     watch = Watch(talk)
-    ended = asyncio.ensure_future(runner.run(plan, log=None, on_output=watch.heard, stdin=inside))
+    running = runner.run(plan, log=None, on_output=watch.heard, stdin=inside, runtime=runtime)
+    ended = asyncio.ensure_future(running)
     try:
         yield ended, watch
         os.close(ours)
@@ -177,7 +180,7 @@ async def lay_out_repository(
     program = Program(name, program_files(Repository.programs), {**defaults, **options}, {})
     plan = await asyncio.to_thread(_mounted, program, mounts, place, folders, Limits())
     watch = Watch(Talk(tell=lambda _: None))
-    ended = await runner.run(plan, log=None, on_output=watch.heard)
+    ended = await runner.run(plan, log=None, on_output=watch.heard, runtime=launcher.runtime)
     watch.close()
     if not ended.ok:
         message = f"{folders['engine']} cannot be served"

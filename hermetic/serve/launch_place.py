@@ -105,7 +105,7 @@ async def _found(
         mounts, binary = given(place.triton, place.backends, os.environ)
         return launcher, mounts, binary, f"the Triton {place.triton}"
     assert image is not None
-    launcher = Launcher(launcher.run, {image: Identity(images.value(image))}, launcher.indexes)
+    launcher = Launcher(launcher.run, {image: Identity(images.value(image))}, launcher.indexes, launcher.runtime)
     mounts = await launcher.environment(image, brought)
     return launcher, mounts, Binary(backends=place.backends), f"the image {images.pinned(image)}"
 

@@ -49,6 +49,8 @@ def test_fixed_variables_win() -> None:
 def test_the_network_is_cut_unless_asked_for() -> None:
     assert "--unshare-net" in plan().bwrap_args()
     assert "--unshare-net" not in plan(network=True).bwrap_args()
+    assert "--network host " in " ".join(plan(network=True).podman_args())
+    assert "--interactive" in plan().podman_args(interactive=True)
 
 
 def test_sources_are_all_that_is_bound_and_can_be_renamed() -> None:
