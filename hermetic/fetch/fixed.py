@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
-from typing import Any
 
 from hermetic.fetch import checkpoint
 from hermetic.fetch.bring import Bringer
@@ -35,25 +34,29 @@ def resolve(outputs: Sequence[FixedOutput], known: FixedEntry | None) -> FixedEn
 
         return known if known is not None else resolve_url(first.uri)
     if first.uri.startswith(_OBJECTS):
-        from hermetic.fetch.objects import resolve_objects  # noqa: PLC0415  # as above
+        from hermetic.fetch.objects import Objects, resolve_objects  # noqa: PLC0415  # as above
 
-        return resolve_objects(first.uri, chosen, known)
+        entry = resolve_objects(first.uri, chosen, known)
+        return _with_dimensions(Objects(first.uri), entry, chosen(entry))
     from hermetic.fetch.hub import Hub, parse  # noqa: PLC0415  # as above
 
     with closing(Hub(parse(first.uri), secret=first.secret)) as hub:
         entry = hub.resolve(chosen, known)
-        if checkpoint.CONFIG in chosen(entry):
-            entry = entry.model_copy(update={"config": _dimensions(hub, entry.files[checkpoint.CONFIG])})
+        entry = _with_dimensions(hub, entry, chosen(entry))
         for output in outputs:
             if output.check:
                 _look_ahead(hub, output, entry)
     return entry
 
 
-def _dimensions(origin: Origin, file: LockedFile) -> dict[str, Any]:
-    """How large the model is, of exactly the ``config.json`` that is locked."""
+def _with_dimensions(origin: Origin, entry: FixedEntry, chosen: Collection[str]) -> FixedEntry:
+    """With how large the model is, of exactly the ``config.json`` that is locked, if that is one of the files."""
+    if checkpoint.CONFIG not in chosen:
+        return entry
+    file = entry.files[checkpoint.CONFIG]
     content = _beginning(origin, checkpoint.CONFIG, file.size)
-    return checkpoint.dimensions(content) if hashlib.sha256(content).hexdigest() == file.sha256 else {}
+    same = hashlib.sha256(content).hexdigest() == file.sha256
+    return entry.model_copy(update={"config": checkpoint.dimensions(content) if same else {}})
 
 
 def _look_ahead(origin: Origin, output: FixedOutput, entry: FixedEntry) -> None:

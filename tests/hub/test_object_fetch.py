@@ -12,6 +12,7 @@ from urllib.parse import quote
 import hub_kit as kit
 import pytest
 
+from hermetic.fetch.checkpoint import dimensions
 from hermetic.fetch.fixed import resolve
 
 pytest.importorskip("obstore", reason="needs obstore (the objects extra)")
@@ -82,11 +83,16 @@ def put(request: pytest.FixtureRequest, monkeypatch, tmp_path: Path) -> Callable
 
 def test_everything_below_a_prefix(put, tmp_path: Path) -> None:
     files = kit.model()
+    files["config.json"] = json.dumps(
+        {"architectures": ["Qwen3ForCausalLM"]} | json.loads(files["config.json"])
+    ).encode()
     bucket = put({f"models/tiny/{name}": content for name, content in files.items()} | {"models/other": b"1"})
     item = kit.locked(f"{bucket}/models/tiny/", check=False)
     assert item.name == "tiny"
     assert {file.origin for file in item.entry.files.values()} == {"fetched"}
     assert kit.fetch(item, tmp_path) == files
+    assert item.entry.config == dimensions(files["config.json"])  # so that capacity is judged as of a model of a Hub
+    assert item.entry.config["architectures"] == ["Qwen3ForCausalLM"]
 
 
 def test_one_object(put, tmp_path: Path) -> None:
