@@ -10,7 +10,7 @@ import sys
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
-from stage_file import StageFile, run
+from stage_file import Refused, StageFile, run
 from trtllm_session import own_stdout
 from trtllm_whisper_session import WhisperSession, recording
 
@@ -22,7 +22,7 @@ def answer(stage: StageFile) -> None:
     answers.write(heard.text)
     answers.flush()
     if not heard.whole:
-        sys.stderr.write(f"warning: a piece was cut off at the engine's {session.limits[1]} tokens\n")
+        raise Refused(f"the transcript is not whole: a piece was cut off at the engine's {session.limits[1]} tokens")
     sys.stderr.flush()
     os._exit(0)  # an executor's threads may wait for one another for ever
 
