@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import grpc
 
-__all__ = ["Ended", "Late", "Stream", "is_last"]
+__all__ = ["Ended", "Late", "Stream"]
 
 #: For a request that is to stop: a model looks between two steps, and the first step of a long prompt takes a while.
 PATIENCE_S: Final = 10.0
@@ -34,12 +34,6 @@ class Late(Exception):  # noqa: N818  # no mistake of anybody
     """The answer took longer than it may."""
 
 
-def is_last(response: Any) -> bool:
-    """Whether no more comes for its request; an error of Triton's own, before the model has it, does not say so."""
-    parameters = response.infer_response.parameters
-    return parameters[_FINAL].bool_param if _FINAL in parameters else bool(response.error_message)
-
-
 class Stream:
     """Asks `request` on the call that `start` makes. `stop` is the request that ends it; without one `leave` cancels
     the call. `task` is done when Triton has nothing left of it, at the latest `PATIENCE_S` after `leave`.
@@ -50,7 +44,7 @@ class Stream:
         self._call: Any = None
         self._open = 0  # requests that were sent, or are about to be, and have no last response yet
         self._sent = self._left = False
-        self._ahead: deque[Any] = deque()
+        self._ahead: deque[tuple[Any, bool]] = deque()
         self._failure: Exception | None = None
         self._news: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
@@ -59,8 +53,11 @@ class Stream:
         self._timer = self._loop.call_later(within_s, self._late)
         self.task = self._loop.create_task(self._run())
 
-    async def next(self) -> Any:
-        """The next response; there is none after the last. Raises `Late`, `Ended`, `grpc.aio.AioRpcError`."""
+    async def next(self) -> tuple[Any, bool]:
+        """The next response, and whether it is the last, after which there is none.
+
+        Raises `Late`, `Ended`, `grpc.aio.AioRpcError`.
+        """
         while not self._ahead:
             if self._failure is not None:
                 raise self._failure
@@ -68,10 +65,9 @@ class Stream:
                 raise Ended
             self._news = self._loop.create_future()
             await self._news
-        response = self._ahead.popleft()
-        if len(self._ahead) < _AHEAD // 2:
+        if self._room is not None and len(self._ahead) <= _AHEAD // 2:
             _set(self._room)
-        return response
+        return self._ahead.popleft()
 
     def leave(self) -> None:
         """No more is wanted. Does not wait, and may be said again."""
@@ -119,9 +115,9 @@ class Stream:
         if self._left:
             self._end()
         while (response := await call.read()) is not grpc.aio.EOF:
-            last = is_last(response)
+            last = _is_last(response)
             if not self._left:
-                self._ahead.append(response)
+                self._ahead.append((response, last))
                 _set(self._news)
             if last:
                 self._open -= 1
@@ -145,3 +141,9 @@ class Stream:
 def _set(future: asyncio.Future[None] | None) -> None:
     if future is not None and not future.done():
         future.set_result(None)
+
+
+def _is_last(response: Any) -> bool:
+    """Whether no more comes for its request; an error of Triton's own, before the model has it, does not say so."""
+    parameters = response.infer_response.parameters
+    return parameters[_FINAL].bool_param if _FINAL in parameters else bool(response.error_message)

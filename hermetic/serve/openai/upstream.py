@@ -17,7 +17,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from hermetic.serve.openai.errors import ApiError, invalid
 from hermetic.serve.openai.hooks import Timings
-from hermetic.serve.openai.stream import Ended, Late, Stream, is_last
+from hermetic.serve.openai.stream import Ended, Late, Stream
 
 __all__ = ["Ask", "Made", "Upstream", "Wanted"]
 
@@ -173,13 +173,13 @@ class Upstream:
         stream.task.add_done_callback(lambda _: self._streams.discard(stream))
         try:
             while True:
-                response = await stream.next()
+                response, last = await stream.next()
                 if response.error_message:
                     raise _refused(response.error_message, ask)
                 made = _made(response.infer_response)
                 if made is not None:
                     yield made
-                if is_last(response):
+                if last:
                     return
         except Late:
             raise _late() from None
