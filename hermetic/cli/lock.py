@@ -32,7 +32,7 @@ def command(reference: str, sets: tuple[str, ...], as_json: bool, updates: tuple
     lock = LockFile.read(lock_path(file))
     with locking():
         recipe = load(file, options.overrides(sets))
-    groups: list[Pins] = [Images(_images(recipe), lock, _with_wheels(recipe)), Fixed(_fixed(recipe), lock)]
+    groups = pins_of(recipe, lock)
     _check_names(updates, groups)
     if check_:
         _check(file, groups, lock)
@@ -46,6 +46,11 @@ def command(reference: str, sets: tuple[str, ...], as_json: bool, updates: tuple
     failures = [answer.failure for answer in asked if answer.failure is not None]
     if failures:
         raise failures[0] if len(failures) == 1 else HermeticErrors(failures)
+
+
+def pins_of(recipe: Recipe, lock: LockFile) -> list[Pins]:
+    """Everything that `recipe` names and `lock` pins, or should."""
+    return [Images(_images(recipe), lock, _with_wheels(recipe)), Fixed(_fixed(recipe), lock)]
 
 
 def _images(recipe: Recipe) -> dict[str, Image]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
-from hermetic.cli import approved, console, options, plan_text
+from hermetic.cli import approved, console, options, plan_text, plan_unlocked
 from hermetic.cli.common import Opened, opened
 from hermetic.digest import Key
+from hermetic.errors import HermeticError
+from hermetic.realise.evaluated import split_reference
 from hermetic.realise.forecast import Disk, Expected, disk, forecast
 from hermetic.realise.plan import Plan, Step, make_plan
 
@@ -20,9 +22,16 @@ from hermetic.realise.plan import Plan, Step, make_plan
 def command(reference: str, sets: tuple[str, ...], store: str | None, as_json: bool, commands: bool) -> None:
     """Show what realise would do: which stages are in place, which would be built, and why. Builds and fetches nothing.
 
-    Times and sizes are those of the last build of a stage of the same name in this store.
+    Times and sizes are those of the last build of a stage of the same name in this store. Before `hermetic lock` there
+    are no keys: then it shows the stages, and what is not locked.
     """
-    session = opened(reference, sets, store)
+    try:
+        session = opened(reference, sets, store)
+    except HermeticError as error:
+        if commands or not plan_unlocked.is_unlocked(error):
+            raise
+        plan_unlocked.show(split_reference(reference), sets, error, as_json=as_json)
+        return
     approved.refuse(session, testing=True)  # nothing is built here, so one in test is only said
     if commands:
         show_commands(session)

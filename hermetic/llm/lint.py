@@ -8,7 +8,7 @@ from typing import Final
 from hermetic.errors import Domain, HermeticError, HermeticErrors
 from hermetic.llm import drivers, engine_lint, memory, triton_lint
 from hermetic.llm.findings import Checks, Finding, Severity
-from hermetic.recipe import Host, Recipe, Stage, load
+from hermetic.recipe import FixedOutput, Host, Recipe, Stage, load
 from hermetic.recipe.pins import locking
 
 __all__ = ["RECIPES", "about", "looked_at"]
@@ -29,7 +29,18 @@ def looked_at(file: str, overrides: Mapping[str, str], judge: Callable[[Recipe],
         with locking():
             recipe, more = _loaded(file, overrides)
         found += more
+        said = {one.message for one in found}
+        found += [one for one in _unpinned(recipe) if one.message not in said] if recipe is not None else []
     return [*(judge(recipe) if recipe is not None else ()), *found]
+
+
+def _unpinned(recipe: Recipe) -> Iterator[Finding]:
+    """Of what is fetched: an evaluation stops at images before it comes to these."""
+    inputs = (item for stage in recipe.names for item in stage.inputs_by_role().values())
+    for item in dict.fromkeys([*recipe.fixed.values(), *inputs]):
+        problem = item.problem(item.entry) if isinstance(item, FixedOutput) else None
+        if problem is not None:
+            yield _stopping(problem)
 
 
 def _loaded(file: str, overrides: Mapping[str, str]) -> tuple[Recipe | None, list[Finding]]:

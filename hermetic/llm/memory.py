@@ -107,9 +107,9 @@ def _of_device(found: Need) -> Iterator[Finding]:
 def need(engine: Any) -> Need | None:
     """None if the recipe names no GPU with its memory, or what the weights are is not known."""
     gpu: Gpu | None = engine.run_gpu
-    if gpu is None or not gpu.memory_gib:
+    if gpu is None or not (gpu.memory_gib or gpu.at_least_gib):
         return None
-    device = gpu.memory_gib * GIB
+    device = (gpu.memory_gib or gpu.at_least_gib) * GIB  # of any GPU that will do, the smallest
     chain = list(towards(engine))
     origin = chain[-1]
     made = _format(chain, engine)

@@ -116,7 +116,7 @@ def found(user: User, *words: str) -> dict[str, str]:
 class TestTheImageIsAsked:
     def test_once_and_the_answer_is_locked(self, me: User, index, standin: StandinImage):
         write(me, index, standin.reference)
-        assert "[recipe/not-locked]" in me("plan", "recipe.py").stderr
+        assert "not locked" in me("plan", "recipe.py").stderr
         assert me("lock", "recipe.py").status == 0
         locked = json.loads((me.folder / "recipe.lock.json").read_bytes())
         (entry,) = locked["images"].values()

@@ -153,8 +153,26 @@ class TestCommand:
         assert (tmp_path / "mine.py").read_text() == kept
         assert cli("lint", "mine.py").exit_code == 0
         planned = cli("plan", "mine.py")
-        assert planned.exit_code == 3
-        assert "hermetic lock mine.py" in planned.stderr
+        assert planned.exit_code == 0
+        assert [line.split()[:2] for line in planned.lines] == [
+            ["unlocked", stage] for stage in ("weights", "engine", "smoke", "manifest", "repository")
+        ]
+        assert "5 stages, no keys: 2 pins not locked: hermetic lock mine.py" in planned.stderr
+        (found, *_) = (json.loads(line) for line in cli("plan", "mine.py#weights", "--json").lines)
+        assert found == {"stage": "weights", "action": "unlocked", "pins": sorted(found["pins"])}
+        assert len(found["pins"]) == 2
+        for refused in (("plan", "--commands"), ("realise",)):  # without digests there is nothing to run
+            assert "[recipe/not-locked]" in cli(*refused, "mine.py").stderr
+
+    def test_what_cannot_fit_is_not_written(self, cli, tmp_path: Path) -> None:
+        whole = json.loads((Path(__file__).parents[1] / "llm" / "capacity_configs.json").read_text())["qwen3-32b"]
+        (tmp_path / "config.json").write_text(json.dumps(whole))
+        asked = ("init", "Qwen/Qwen3-32B", "--config", "config.json", "--kind", "tensorrt-llm", "--dry-run", "--gpu")
+        done = cli(*asked, "l4")
+        assert (done.exit_code, done.lines) == (2, [])
+        assert "[usage/does-not-fit]" in done.stderr
+        assert 'Gpu(sm="8.9", portable="sm", at_least_gib=22, count=4)' in cli(*asked, "l4:4").stdout
+        assert cli(*asked, "h100").exit_code == 0
 
     def test_a_lock_file_of_another_recipe_is_not_taken_over(self, cli, tmp_path: Path) -> None:
         (tmp_path / "qwen3_8b.lock.json").write_text("{}")

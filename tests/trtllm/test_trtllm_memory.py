@@ -85,6 +85,10 @@ class TestFromConfig:
     def test_any_gpu_of_a_compute_capability_has_no_memory_that_is_known(self, model: Source) -> None:
         assert memory.need(engine(model, Gpu(sm="9.0", portable="sm"))) is None
 
+    def test_unless_the_recipe_says_what_it_has_at_least(self, model: Source) -> None:
+        with pytest.raises(HermeticError, match=r"weights take at least .* of the 22.0 GiB"):
+            engine(model, Gpu(sm="8.9", portable="sm", at_least_gib=22))
+
 
 class TestForTheLlmApi:
     """A checkpoint that TensorRT-LLM loads itself takes the same memory where it is run."""

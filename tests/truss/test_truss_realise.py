@@ -72,7 +72,7 @@ def checkpoint() -> dict[str, bytes]:
 def test_a_config_is_locked_planned_and_built(hub: Hub, image: StandinImage, cli, tmp_path: Path) -> None:
     config(tmp_path)
     chosen = ("--set", f"image={image.reference}", "--set", "gpu=none")
-    assert cli("plan", "config.yaml", *chosen).exit_code == 3  # nothing says yet what acme/tiny is
+    assert "no keys" in cli("plan", "config.yaml", *chosen).stderr  # nothing says yet what acme/tiny is
     locked = cli("lock", "config.yaml", *chosen)
     assert locked.exit_code == 0, locked.stderr
     assert (tmp_path / "config.lock.json").exists()

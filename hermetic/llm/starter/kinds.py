@@ -36,7 +36,7 @@ def _document(asked: Request) -> Text:
     file = f"{asked.name}.py"
     return Text(
         (
-            f"{asked.model} for {asked.kind}, {asked.quantisation} quantisation, on {where}.",
+            f"{asked.model} for {asked.kind}, {_weights_in_words(asked.quantisation)}, on {where}.",
             "",
             f"$ hermetic lock {file}       # asks once what model, data and image stand for",
             f"$ hermetic lint {file}",
@@ -44,6 +44,10 @@ def _document(asked: Request) -> Text:
             f"$ hermetic realise {file}",
         )
     )
+
+
+def _weights_in_words(quantisation: str) -> str:
+    return "not quantised" if quantisation == "none" else f"quantised to {quantisation}"
 
 
 def _snapshot(asked: Request, *patterns: str) -> Let:
@@ -60,7 +64,9 @@ def _gpu(gpu: Accelerator, count: int = 1) -> Value:
         return Call("Gpu", (gpu.product,), {"memory_gib": gpu.memory_gib, "sm": gpu.sm, **more})
     if gpu.product:
         return Call("Gpu", (gpu.product,), more)
-    return Call("Gpu", (), {"sm": gpu.sm, "portable": "sm", **more})
+    # A driver reports a little less than the data sheet says.
+    least: dict[str, Value] = {"at_least_gib": gpu.least_gib} if gpu.least_gib else {}
+    return Call("Gpu", (), {"sm": gpu.sm, "portable": "sm", **least, **more})
 
 
 def _samples() -> Iterator[Let]:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from hermetic.errors import Domain, HermeticError
+from hermetic.llm.capacity import Serving, estimate, read_shape
 from hermetic.llm.support import BACKENDS, Target, refusals
 from hermetic.llm.truss.families import FAMILIES, by_architecture, by_name
-from hermetic.llm.truss.hardware import PRODUCTS, SM
+from hermetic.llm.truss.hardware import MEMORY, PRODUCTS, SM
+from hermetic.recipe.gpu import KNOWN_GPUS
 
 __all__ = ["KINDS", "QUANTISATIONS", "Accelerator", "Request", "accelerator", "family_of", "request"]
 
@@ -41,7 +43,8 @@ _WHISPER: Final = "recipes/whisper.py is an example to start from"
 @dataclass(frozen=True)
 class Accelerator:
     """`word` is what was asked for, `product` as the driver calls it ("" if nobody has read it off one), `sm` its
-    compute capability ("9.0"); all but the word are empty for a processor. `count` is how many serve the model.
+    compute capability ("9.0"); all but the word are empty for a processor. `least_gib` is the least that a driver
+    reports of such a product, where it is not known what exactly. `count` is how many serve the model.
     """
 
     word: str
@@ -49,6 +52,7 @@ class Accelerator:
     memory_gib: int = 0
     sm: str = ""
     count: int = 1
+    least_gib: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def request(
 ) -> Request:
     """Raises `HermeticError` (usage/…) for the first thing that is not known or cannot be: bad-model, bad-name,
     bad-config, gpu-missing, gpu-unknown, kind-and-gpu, family-unknown, family-for-kind, ranks-for-model,
-    quantisation-for-kind, torch-missing, and the reasons of `hermetic.llm.support.refusals`.
+    quantisation-for-kind, does-not-fit, torch-missing, and the reasons of `hermetic.llm.support.refusals`.
     """
     local = os.path.isdir(model)
     if not local and not _HUB.fullmatch(model):
@@ -102,6 +106,7 @@ def request(
     _check_family(asked, settings)
     _check_ranks(asked, settings)
     _check_quantisation(asked)
+    _check_memory(asked, settings)
     if kind == "aoti" and not os.path.isfile(os.path.join(torch, "pyvenv.cfg")):
         message = f"the engine kind aoti needs a virtual environment with torch; {torch or 'none'} is given"
         raise _usage("torch-missing", message, "--torch DIR; docs/gpu.md says what it must have")
@@ -127,7 +132,9 @@ def accelerator(text: str) -> Accelerator:
     if one is None:
         hint = f"{', '.join(sorted(known))}, cpu, or NAME,GIB,SM as hermetic doctor shows a machine's GPUs"
         raise _usage("gpu-unknown", f"what a GPU {word!r} can do is not known here", hint)
-    return Accelerator(word.lower(), PRODUCTS.get(one.value, ""), 0, f"{SM[one] // 10}.{SM[one] % 10}", number)
+    product, least = PRODUCTS.get(one.value, ""), MEMORY[one] * 23 // 25
+    sm = f"{SM[one] // 10}.{SM[one] % 10}"
+    return Accelerator(word.lower(), product, 0, sm, number, 0 if product else least)
 
 
 def family_of(model: str, given: str = "", settings: dict[str, object] | None = None) -> str:
@@ -224,6 +231,22 @@ def _check_quantisation(asked: Request) -> None:
     target = Target(asked.kind, asked.gpu.sm)
     for found in refusals(target, asked.quantisation, cache_of(asked.quantisation), _export(asked.kind)):
         raise _usage(found.reason, found.message, f"{found.instead} ({found.source})")
+
+
+def _check_memory(asked: Request, settings: dict[str, object]) -> None:
+    """Whether the weights of a model whose config.json is known leave room for anything."""
+    device = KNOWN_GPUS.get(asked.gpu.product, (asked.gpu.memory_gib or asked.gpu.least_gib, ""))[0]
+    if not (device and settings) or asked.kind not in BACKENDS:
+        return
+    serving = Serving(asked.quantisation, tp=asked.gpu.count, device_bytes=device << 30)
+    try:
+        found = estimate(read_shape(settings), serving)
+    except HermeticError:
+        return  # not a model that is known; what reads it will say so
+    if not found.fits:
+        message = f"its weights take {found.weights / 2**30:.1f} GiB of the {device} GiB of each {asked.gpu.word}"
+        hint = "--quantisation with a smaller format, --gpu NAME:N for more GPUs, or another GPU"
+        raise _usage("does-not-fit", message, hint)
 
 
 def cache_of(quantisation: str) -> str:
