@@ -1,7 +1,7 @@
-"""Whisper large-v3 for TensorRT-LLM with eight-bit weights, for one H100: an encoder and a decoder, tested.
+"""Whisper large-v3 for TensorRT-LLM with eight-bit weights, for one H100: an encoder and a decoder, tested and served.
 
 $ hermetic plan recipes/whisper.py --commands            what would run, offline
-$ hermetic realise recipes/whisper.py                    the engine, tested, and its manifest; needs an NVIDIA H100
+$ hermetic realise recipes/whisper.py                    the Triton repository and all it needs, needs an NVIDIA H100
 $ hermetic run 'recipes/whisper.py#engine' speech.wav    a transcript
 
 TensorRT-LLM's script takes OpenAI's own file and not the Hub's layout. Its address has its sha256 in it, and the lock
@@ -12,6 +12,7 @@ sentences of Kennedy's inaugural address of 1961. What is said in other language
 
 from hermetic import Gpu, Image, param, remote
 from hermetic.llm import tensorrt_llm
+from hermetic.llm.triton import triton_repository
 from hermetic.llm.whisper import ConvertWhisper, Half, Manifest, Whisper, WhisperSmoke
 
 RELEASE = "1.2.1"  # the last stable TensorRT-LLM that builds engines
@@ -103,5 +104,6 @@ smoke = WhisperSmoke(
     tolerance="0.2",
 )
 manifest = Manifest(engine=engine, smoke=smoke)
+repository = triton_repository(engine, manifest=manifest)
 
-default = manifest
+default = repository

@@ -117,6 +117,9 @@ def proxy_of(
 
 def _engine(model: str, found: Prepared, address: str) -> Engine:
     deployment = read_deployment(found.subject.repository)
+    if "whisper_bls" in deployment.models:
+        message = f"the engine {model!r} takes speech, and OpenAI's API is served for text alone"
+        raise HermeticError(Domain.USAGE, "speech-not-here", message, hint="hermetic serve triton serves it")
     tokenizer = os.path.join(found.subject.tokenizer, deployment.tokenizer_folder).rstrip("/")
     verify("tokenizer", tokenizer, deployment.tokenizer_files, whole=False)
     return Engine.at(model, tokenizer, address, deployment)

@@ -32,7 +32,8 @@ def server_environment(python: str = "") -> PythonEnv:
 class Repository(Stage):
     """``repository/``, the models that Triton loads for `engine`, and ``deployment.json``, what they promise.
 
-    How an engine is served follows from its kind: `openvino`, `tensorrt-llm` or `tensorrt-llm-pytorch`.
+    How an engine is served follows from its kind: `openvino`, `tensorrt-llm` or `tensorrt-llm-pytorch`; a
+    `hermetic.llm.whisper.Whisper` takes sound.
 
     `tokenizer` is a folder with ``tokenizer.json``; without it the engine's own is taken. With `manifest`, its digests
     are those that the server's start insists on; without it the engine is read once more for them. With `smoke`, a
@@ -69,6 +70,10 @@ class Repository(Stage):
         "triton_tensorrt_llm.py",
         "triton_tensors.py",
         "triton_tokenize_model.py",
+        "triton_whisper.py",
+        "triton_whisper_model.py",
+        "whisper_sound.py",
+        "whisper_words.py",
     )
     platform: ClassVar[tuple[str, ...]] = ()
 
@@ -95,9 +100,12 @@ class Repository(Stage):
         return self.server if self.server is not None else server_environment()
 
     def parameters_in_full(self) -> dict[str, Any]:
-        """As ever, without the inputs that are not given and the image that the server runs in."""
+        """As ever, without the inputs that are not given and the image that the server runs in; with what an engine is
+        told when it runs: how it drafts tokens, or the language that it hears.
+        """
         found = super().parameters_in_full().items()
-        return {name: value for name, value in found if value is not None and name != "server"}
+        told = self.engine.run_parameters() if isinstance(self.engine, Stage) else {}
+        return {name: value for name, value in found if value is not None and name != "server"} | told
 
 
 def triton_repository(engine: Stage | Source, tokenizer: Stage | Source | None = None, **options: Any) -> Repository:

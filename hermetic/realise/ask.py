@@ -87,4 +87,5 @@ def _failed(target: Derivation, errors: int) -> HermeticError:
     os.lseek(errors, 0, os.SEEK_SET)
     with open(os.dup(errors), "rb") as stream:
         tail = stream.read().decode("utf-8", "replace").splitlines()[-20:]
-    return HermeticError(Domain.BUILD, "run-failed", f"{target.name!r} did not answer to the end", data={"log_tail": tail})
+    message = f"{target.name!r} did not answer to the end"
+    return HermeticError(Domain.BUILD, "run-failed", message, data={"log_tail": tail})

@@ -87,7 +87,10 @@ def _release(engine: str, deployment: Deployment, manifest: Mapping[str, Any]) -
     """
     if deployment.kind != "tensorrt-llm":
         return str(manifest.get("tools", {}).get("tensorrt_llm", ""))
-    return str(_read(os.path.join(engine, "config.json"), "engine-invalid").get("version", "unknown"))
+    path = os.path.join(engine, "config.json")
+    if not os.path.exists(path):  # of Whisper both halves are engines, of one release
+        path = os.path.join(engine, "decoder", "config.json")
+    return str(_read(path, "engine-invalid").get("version", "unknown"))
 
 
 def _read(path: str, reason: str) -> dict[str, Any]:

@@ -161,6 +161,7 @@ def test_other_paths_and_methods(api: Api) -> None:
         ("GET", CHAT, 405, "method_not_allowed"),
         ("POST", "/v1/models", 405, "method_not_allowed"),
         ("POST", "/v1/embeddings", 404, "not_found"),
+        ("POST", "/v1/audio/transcriptions", 404, "not_found"),
         ("GET", "/v1/models/gpt-4", 404, "model_not_found"),
         ("GET", "/v1/models/a%2Fb", 404, "model_not_found"),
     ):

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import aclosing
@@ -21,8 +22,10 @@ from typing import Any
 import pytest
 import triton_kit
 from blake3 import blake3
+from test_triton_hearing import whisper
 from test_triton_kinds import engine
 from triton_kit import Server, Tiny, environment, free_ports, hermetic, none_is_left, serving
+from whisper_kit import vocabulary
 
 from hermetic.sandbox.gpu_lease import lease
 from hermetic.serve.openai.upstream import Ask, Upstream
@@ -109,6 +112,39 @@ def test_one_rank_with_a_given_triton(given: StandinTriton, made: Made, machine:
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait() == 0
     none_is_left(server.ready["http"])
+
+
+def test_whisper_hears(given: StandinTriton, machine: Any, tmp_path: Path) -> None:
+    folder = whisper(tmp_path / "engine")
+    (folder / "multilingual.tiktoken").write_bytes(vocabulary())
+    files = {path.relative_to(folder).as_posix(): _digests(path) for path in folder.rglob("*") if path.is_file()}
+    said = {"manifest": 1, "kind": "tensorrt-llm", "platform": {"gpu": H100_SAID}, "files": files}
+    (folder / "manifest.json").write_text(json.dumps(said))
+    with serving(folder, *of(given), **machine(H100(0)), PYTHONPATH=str(given.site)) as server:
+        first = heard(server, 1.0)
+        assert len(first) == 110  # as long as the decoder was built for, less what it begins with
+        assert first == heard(server, 1.0, prefix="<|startoftranscript|><|en|><|transcribe|><|notimestamps|>")
+        assert first != heard(server, 1.0, prefix="<|startoftranscript|><|de|><|transcribe|><|notimestamps|>")
+        assert first != heard(server, 0.5)
+        assert len(heard(server, 31.0)) == 221  # two pieces and a space
+        for prefix, why in (("<|xx|>", "the model has no <|xx|>"), ("Hello", "is other than a row of tokens")):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                heard(server, 1.0, prefix=prefix)
+            assert why in caught.value.read().decode()
+    none_is_left(server.ready["http"])
+
+
+def heard(server: Server, seconds: float, prefix: str = "") -> str:
+    """By Triton's HTTP, as NVIDIA's own client asks."""
+    count = int(16000 * seconds)
+    sound = [round((place % 100) / 100 - 0.5, 2) for place in range(count)]
+    tensors = [("TEXT_PREFIX", "BYTES", [prefix], 1), ("WAV", "FP32", sound, count), ("WAV_LENS", "INT32", [count], 1)]
+    inputs = [{"name": name, "datatype": kind, "shape": [1, size], "data": data} for name, kind, data, size in tensors]
+    body = json.dumps({"inputs": inputs, "outputs": [{"name": "TRANSCRIPTS"}]}).encode()
+    request = urllib.request.Request(server.url("/v2/models/whisper_bls/infer"), body)
+    with urllib.request.urlopen(request) as answer:
+        (output,) = json.load(answer)["outputs"]
+    return str(output["data"][0])
 
 
 async def given_up(address: str) -> None:

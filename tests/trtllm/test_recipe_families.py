@@ -29,7 +29,7 @@ TARGETS = {
     "llama": ("repository", True),
     "mistral": ("repository", False),
     "deepseek": ("repository", False),
-    "whisper": ("manifest", True),
+    "whisper": ("repository", True),
     "lora_llama": ("repository", False),
 }
 
@@ -172,7 +172,11 @@ class TestToTheEnd:
             "transcript=12345678: an answer of the stand-in",
             f"image={image}",
         )
-        manifest = read(build("whisper", "", *chosen) / "manifest.json")
+        deployment = read(build("whisper", "", *chosen) / "deployment.json")
+        assert (deployment["models"], deployment["quantisation"]) == (["whisper_bls", "tensorrt_llm"], "W8A16")
+        assert set(deployment["tokenizer"]["files"]) == {"multilingual.tiktoken"}
+        manifest = read(build("whisper", "manifest", *chosen) / "manifest.json")
+        assert manifest["files"] == deployment["engine"]["files"]
         decoder, encoder = manifest, manifest["encoder"]
         assert (decoder["model"]["architecture"], encoder["model"]["architecture"]) == (
             "DecoderModel",

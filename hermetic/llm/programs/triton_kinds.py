@@ -9,6 +9,7 @@ from typing import Any
 
 import triton_openvino
 import triton_tensorrt_llm as trtllm
+import triton_whisper
 from stage_file import Refused, read_json
 from triton_config import Batching, Model, Tensor
 from triton_tensors import TIMES
@@ -19,6 +20,8 @@ OURS = {"max_queue_delay_microseconds": "queue_delay_us", "max_queue_size": "que
 XGRAMMAR = "xgrammar_tokenizer_info.json"
 _TEXT = {"preprocessing": "triton_tokenize_model.py", "postprocessing": "triton_detokenize_model.py"}
 
+#: Tokens that a Whisper for many languages has at least (examples/models/core/whisper/run.py of TensorRT-LLM).
+_MULTILINGUAL = 51865
 _BLS = {"tensorrt_llm_bls": "triton_bls_model.py"}
 
 
@@ -26,9 +29,10 @@ _BLS = {"tensorrt_llm_bls": "triton_bls_model.py"}
 class Served:
     """A repository to be written. `limits` are in tokens and sequences, `world` is the number of processes with a GPU.
 
-    `code` is the program file that becomes ``1/model.py``, by model, `texts` are further files by their place in the
-    repository; `tensors` is the release whose tensors the models have. `checkpoint` is where in the engine the
-    tokenizer lies, and `guided` whether xgrammar's file is to be made of it.
+    `code` is the program file that becomes ``1/model.py``, by model, `modules` those that lie beside it; `texts` are
+    further files by their place in the repository. `tensors` is the release whose tensors the models have.
+    `checkpoint` is where in the engine the tokenizer lies, `vocabulary` the files that it may be read from if it is no
+    Hugging Face one, and `guided` whether xgrammar's file is to be made of it.
     """
 
     kind: str
@@ -41,6 +45,8 @@ class Served:
     checkpoint: str = ""
     guided: bool = False
     texts: Mapping[str, str] = field(default_factory=dict)
+    modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    vocabulary: tuple[str, ...] = ()
 
 
 def served(engine: Path, asked: dict[str, Any]) -> Served:
@@ -49,6 +55,8 @@ def served(engine: Path, asked: dict[str, Any]) -> Served:
         return _openvino(engine, asked)
     if (engine / "model.yaml").is_file():
         return _pytorch(engine, asked)
+    if (engine / "encoder").is_dir():
+        return _whisper(engine, asked)
     config = read_json(engine / "config.json")
     if "build_config" in config and "pretrained_config" in config:
         return _tensorrt_llm(config, asked)
@@ -126,8 +134,50 @@ def _tensorrt_llm(config: dict[str, Any], asked: dict[str, Any]) -> Served:
     )
 
 
+def _whisper(engine: Path, asked: dict[str, Any]) -> Served:
+    """An encoder and a decoder, asked with sound; nothing of one is used for another, so caches are not shared."""
+    _none_of(asked, "tensorrt-llm for Whisper", "bls", "max_seq_len")
+    encoder, decoder = (read_json(engine / half / "config.json") for half in ("encoder", "decoder"))
+    described, made, release = encoder["pretrained_config"], decoder["build_config"], str(decoder["version"])
+    features = triton_whisper.FEATURES.get(described["dtype"])
+    if features is None:
+        known = ", ".join(triton_whisper.FEATURES)
+        raise Refused(f"the encoder takes {described['dtype']}, and sound can be served as {known}")
+    if trtllm.is_older(release, triton_whisper.FIRST):
+        raise Refused(f"the engine is of TensorRT-LLM {release}, and sound is served from {triton_whisper.FIRST} on")
+    most = min(config["build_config"]["max_batch_size"] for config in (encoder, decoder))
+    limits = {"max_batch_size": _limit("max_batch_size", asked, most)}
+    limits |= {name: made[name] for name in ("max_seq_len", "max_input_len")}
+    alone = asked | {"kv_cache_reuse": False, "chunked_context": False}
+    parameters = {"cross_kv_cache_fraction": "0.5", **_parameters(release, alone, guided=False)}
+    parameters["gpt_model_path"] = f"{ENGINE}/decoder"
+    batching = Batching(asked["queue_delay_us"], asked["queue_size"])
+    backend = trtllm.Backend(release, limits["max_batch_size"], TOKENIZER, parameters, batching)
+    size = decoder["pretrained_config"]["vocab_size"]
+    spoken = f"<|{asked.get('language', 'en')}|><|{asked.get('task', 'transcribe')}|>"
+    hearing = {
+        "tokenizer_dir": TOKENIZER,
+        "vocab_size": str(size),
+        "n_mels": str(described["n_mels"]),
+        "encoder_dtype": described["dtype"],
+        "max_seq_len": str(limits["max_seq_len"]),
+        "max_input_len": str(limits["max_input_len"]),
+        "text_prefix": f"<|startoftranscript|>{spoken if size >= _MULTILINGUAL else ''}<|notimestamps|>",
+    }
+    return Served(
+        kind="tensorrt-llm",
+        models=triton_whisper.models(backend, f"{ENGINE}/encoder", features, hearing),
+        limits=limits,
+        quantisation=str(decoder["pretrained_config"].get("quantization", {}).get("quant_algo") or "none"),
+        tensors=release,
+        code={triton_whisper.NAME: triton_whisper.CODE},
+        modules={triton_whisper.NAME: triton_whisper.MODULES},
+        vocabulary=("multilingual.tiktoken", "gpt2.tiktoken"),
+    )
+
+
 def _parameters(release: str, asked: dict[str, Any], *, guided: bool) -> dict[str, str]:
-    given = dict(asked["parameters"])
+    given = {**trtllm.speculation(asked.get("speculation") or {}), **asked["parameters"]}
     for name in sorted(given):
         if name in trtllm.ELSEWHERE:
             raise Refused(f"{name} is no parameter but a field of {trtllm.ELSEWHERE[name]}: use {OURS[name]}")

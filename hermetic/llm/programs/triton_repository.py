@@ -36,8 +36,9 @@ def build(stage: StageFile) -> None:
     for problem in problems(found.models):
         raise Refused(f"the models do not fit together: {problem}")
     tokenizer = stage.inputs.get("tokenizer", stage.input("engine") / found.checkpoint)
-    if not (tokenizer / "tokenizer.json").is_file():
-        raise Refused("there is no tokenizer.json beside the tokenizer's other files")
+    needed = found.vocabulary or ("tokenizer.json",)
+    if not any((tokenizer / name).is_file() for name in needed):
+        raise Refused(f"there is no {' and no '.join(needed)} beside the tokenizer's other files")
     deployment = _deployment(stage, found, tokenizer)
     for model in found.models:
         _write(stage.out / "repository" / model.name, _named(model, deployment), found)
@@ -62,13 +63,16 @@ def _write(folder: Path, model: Model, found: Served) -> None:
     (folder / "config.pbtxt").write_text(pbtxt(model), encoding="utf-8")
     if model.name in found.code:
         shutil.copyfile(Path(__file__).parent / found.code[model.name], folder / "1" / "model.py")
+        for name in found.modules.get(model.name, ()):
+            shutil.copyfile(Path(__file__).parent / name, folder / "1" / name)
     else:
         (folder / "1" / ".keep").touch()  # an empty folder is lost on the way through many tools
 
 
 def _deployment(stage: StageFile, found: Served, tokenizer: Path) -> dict[str, Any]:
     files = _engine_files(stage)
-    read = {name: of for name, of in digests_below(tokenizer).items() if name in TOKENIZER_FILES}
+    names = found.vocabulary or TOKENIZER_FILES
+    read = {name: of for name, of in digests_below(tokenizer).items() if name in names}
     folder = "" if "tokenizer" in stage.inputs else found.checkpoint
     return {
         "deployment": 1,

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from stage_file import Refused
 from triton_config import Batching, Model, Step, Tensor
 from triton_tensors import LOG_PROBS, RENAMED, SETTINGS, TIMES, TOKENS, Setting, bls_of
 
@@ -39,6 +41,7 @@ PARAMETERS = {
     "lora_cache_host_memory_bytes": FIRST,
     "decoding_mode": FIRST,
     "medusa_choices": FIRST,
+    "eagle_choices": "0.16",
     "num_nodes": "0.19",
     "lora_prefetch_dir": "0.19",
     "lookahead_window_size": "0.19",
@@ -61,6 +64,22 @@ def is_older(release: str, other: str) -> bool:
 
 def _number(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release.split(".")[:2])
+
+
+def speculation(told: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters for an engine that drafts tokens as it is `told`; the backend reads the sizes of lookahead only under
+    its decoding mode (inflight_batcher_llm/src/model_instance_state.cc at v0.19.0). Raises `Refused`.
+    """
+    if not told:
+        return {}
+    if told["mode"] == "lookahead_decoding":
+        names = {"window": "window", "ngram": "ngram", "verification": "verification_set"}
+        sizes = {f"lookahead_{name}_size": str(told[ours]) for ours, name in names.items()}
+        return {"decoding_mode": "lookahead", **sizes}
+    if not told["choices"]:
+        raise Refused("Triton's backend is told the choices of a tree, and not to let one grow: Eagle(choices=...)")
+    tree = ", ".join("{" + ", ".join(map(str, branch)) + "}" for branch in told["choices"])
+    return {"decoding_mode": told["mode"], f"{told['mode']}_choices": tree}
 
 
 @dataclass(frozen=True)
@@ -102,7 +121,7 @@ class Backend:
 
 def models(backend: Backend) -> tuple[Model, ...]:
     """All of the repository, in the order in which a request goes through it."""
-    found = (_preprocessing(backend), _engine(backend), _postprocessing(backend), _ensemble(backend))
+    found = (_preprocessing(backend), engine_model(backend), _postprocessing(backend), _ensemble(backend))
     return (*found, bls_of(found[-1])) if backend.bls else found
 
 
@@ -129,7 +148,8 @@ def _preprocessing(backend: Backend) -> Model:
     )
 
 
-def _engine(backend: Backend) -> Model:
+def engine_model(backend: Backend) -> Model:
+    """The engine itself, by NVIDIA's backend."""
     lengths = (Tensor(name, "INT32", (1,), scalar=True) for name in ("input_lengths", "request_output_len"))
     words = (Tensor(f"{name}_list", "INT32", (2, -1), optional=True, ragged=True) for _, _, name in _WORDS)
     settings = (

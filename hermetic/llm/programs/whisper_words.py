@@ -47,7 +47,10 @@ class Words:
 
     def start(self, language: str, task: str) -> list[int]:
         """What the decoder begins with, without timestamps; of a model for English alone neither is said."""
-        names = ["startoftranscript", *((language, task) if self.multilingual else ()), "notimestamps"]
+        return self.numbers(["startoftranscript", *((language, task) if self.multilingual else ()), "notimestamps"])
+
+    def numbers(self, names: list[str]) -> list[int]:
+        """Of tokens that steer, such as "startoftranscript". Raises `Unknown`."""
         unknown = [name for name in names if name not in self._steering]
         if unknown:
             raise Unknown(f"the model has no <|{unknown[0]}|>")

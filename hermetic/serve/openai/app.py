@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
@@ -65,7 +65,7 @@ class Proxy:
         for name in BODIES:
             endpoint = Endpoint(name, self._slots, self.settings, self._prepare, self._refused)
             routes.append(Route(f"/v1/{name.replace('.', '/')}", endpoint, methods=["POST"]))
-        routes.append(Route("/v1/embeddings", _no_embeddings, methods=["POST"]))
+        routes += [Route(path, _not_served, methods=["POST"]) for path in _NOT_SERVED]
         handlers: Any = {ApiError: _shown, HTTPException: _shown_http, Exception: _shown_bug}
         middleware = [Middleware(Gate, keys=self.keys)]
         return Starlette(
@@ -177,8 +177,16 @@ def _no_model(named: str) -> ApiError:
     return ApiError(404, "model_not_found", f"the model {named!r} is not served here", param="model")
 
 
-async def _no_embeddings(_: Request) -> Response:
-    raise ApiError(404, "not_found", "no embedding model is served here")
+_SPEECH: Final = "speech is not taken here; Triton's model whisper_bls takes it (hermetic serve triton)"
+_NOT_SERVED: Final = {
+    "/v1/embeddings": "no embedding model is served here",
+    "/v1/audio/transcriptions": _SPEECH,
+    "/v1/audio/translations": _SPEECH,
+}
+
+
+async def _not_served(request: Request) -> Response:
+    raise ApiError(404, "not_found", _NOT_SERVED[request.url.path])
 
 
 async def _shown(_: Request, error: ApiError) -> Response:
