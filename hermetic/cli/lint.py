@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hermetic.cli import approved, console, options
-from hermetic.errors import EXIT_CODES, Domain
+from hermetic.errors import EXIT_CODES, Domain, HermeticError
 from hermetic.llm.findings import Finding, Severity
 
 if TYPE_CHECKING:
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 
 @click.command("lint")
-@click.argument("reference", metavar="RECIPE|config.yaml")
+@click.argument("reference", metavar="RECIPE|config.yaml|SCRIPT.sh")
 @options.setting
 @options.as_json
 @click.option("--policy", type=click.Path(), help="What a deployment promises: docs/policies.md.")
 @click.pass_context
 def command(context: click.Context, reference: str, sets: tuple[str, ...], as_json: bool, policy: str | None) -> None:
     """Say what is wrong with a recipe or a Truss config.yaml. Builds and fetches nothing.
+
+    Of a shell script it checks the command lines of TensorRT-LLM's tools against a release (`--set release=1.2.1`), and
+    writes them right.
 
     The exit code is 3 if there is an error, and 0 if there are only warnings and notes.
     """
@@ -41,6 +44,8 @@ def command(context: click.Context, reference: str, sets: tuple[str, ...], as_js
 
 
 def _found(reference: str, overrides: Mapping[str, str], policy: str | None) -> list[Finding]:
+    if reference.endswith(".sh"):
+        return _script(reference, overrides)
     from hermetic.llm.lint import RECIPES, looked_at
 
     def judge(recipe: Recipe) -> list[Finding]:
@@ -53,6 +58,15 @@ def _found(reference: str, overrides: Mapping[str, str], policy: str | None) -> 
     from hermetic.realise.evaluated import split_reference
 
     return looked_at(split_reference(reference)[0], overrides, judge)
+
+
+def _script(file: str, overrides: Mapping[str, str]) -> list[Finding]:
+    from hermetic.llm.trtllm.scripts import RELEASE, lint_script
+
+    if unknown := sorted(set(overrides) - {"release"}):
+        message = f"a script has no parameter {unknown[0]!r}"
+        raise HermeticError(Domain.USAGE, "unknown-parameter", message, hint="--set release=1.2.1")
+    return lint_script(file, overrides.get("release", RELEASE))
 
 
 def _promises(recipe: Recipe, policy: str | None) -> list[Finding]:

@@ -54,6 +54,64 @@ class TestTheGuide:
         assert "--paged_kv_cache enable" in shlex.join(parse(shlex.split(GUIDE), build("0.12.0")).corrected)
 
 
+SCRIPT = """\
+#!/bin/bash
+# trtllm-build --nonsense
+docker run --rm image bash -lc "trtllm-build --checkpoint-dir a --max_batch_size $N > log && echo done"
+trtllm-build \\
+  --checkpoint_dir "${{WORK}}/checkpoint" \\
+  --max_input_tokens 4096; echo trtllm-build
+python3 {folder}/quantize.py --model_dir X --calib-size 5 # --more
+trtllm-bench --model m build --tp_size 2 --no_such 1
+trtllm-bench --model m throughput --no_such 1
+echo "an open quotation around trtllm-build
+"
+"""
+
+
+class TestScripts:
+    """A shell script's own command lines, from the command line."""
+
+    @pytest.fixture
+    def lint(self, cli, tmp_path: Path):
+        def run(text: str, *more: str):
+            (tmp_path / "build.sh").write_text(text)
+            done = cli("lint", "build.sh", "--json", *more)
+            return done, [json.loads(line) for line in done.lines]
+
+        return run
+
+    def test_each_call_with_its_line_and_put_right(self, lint) -> None:
+        done, said = lint(SCRIPT.format(folder="examples/quantization"))
+        assert done.exit_code == 3
+        assert [(one["line"], one["code"], one["where"]) for one in said] == [
+            (3, "unknown-option", "--checkpoint-dir"),
+            (3, "corrected", "trtllm-build"),
+            (4, "unknown-option", "--max_input_tokens"),
+            (4, "corrected", "trtllm-build"),
+            (7, "unknown-option", "--calib-size"),
+            (7, "corrected", "quantize.py"),
+            (8, "unknown-option", "--no_such"),
+            (8, "corrected", "trtllm-bench build"),
+        ]
+        right = [one["message"] for one in said if one["code"] == "corrected"]
+        assert right[0] == 'trtllm-build --checkpoint_dir a --max_batch_size "$N"'
+        assert right[1] == 'trtllm-build --checkpoint_dir "${WORK}/checkpoint" --max_input_len 4096'
+
+    def test_the_guide_s_line_against_two_releases(self, lint) -> None:
+        assert [one["code"] for one in lint(f"trtllm-build {GUIDE}")[1]] == [*["unknown-option"] * 5, "corrected"]
+        older = lint(f"trtllm-build {GUIDE}", "--set", "release=0.12.0")[1]
+        assert "option-not-in-version" in {one["code"] for one in older}
+        assert lint(f"trtllm-build {RIGHT}")[0].exit_code == 0
+
+    def test_what_cannot_be_asked(self, lint, cli) -> None:
+        done, said = lint("echo hello")
+        assert (done.exit_code, [one["code"] for one in said]) == (0, ["nothing-to-check"])
+        assert "[recipe/unknown-version]" in lint(f"trtllm-build {GUIDE}", "--set", "release=9.9")[0].stderr
+        assert "[usage/unknown-parameter]" in lint("echo hello", "--set", "image=x")[0].stderr
+        assert "[usage/no-recipe]" in cli("lint", "nothing.sh").stderr
+
+
 class TestVersions:
     @pytest.mark.parametrize(
         ("option", "has", "lacks", "unsure"),

@@ -110,6 +110,8 @@ def _value(option: Option, spelling: str, given: list[str] | Value, parsed: Pars
             f"{spelling} takes {error}, not {shown!r}" if shown != "" else f"{spelling} takes {error}, and has nothing"
         )
         parsed.findings.append(_error("wrong-value", spelling, text, ""))
+        if "$" in str(shown):  # on a command line, whatever the shell makes of it
+            parsed.corrected += [option.spellings[0], str(shown)]
         return
     if option.name in parsed.values:
         text = f"{spelling} is given twice; the last one counts"
