@@ -207,3 +207,14 @@ def test_whoever_takes_its_time_gets_everything() -> None:
         assert [made.ids[0] async for made in answer] == list(range(1001))
 
     run(test, "stop")
+
+
+def test_a_mistake_of_ours_is_no_end() -> None:
+    def start() -> None:
+        raise RuntimeError("of a test")
+
+    async def test(_: StandInCalls, __: Upstream) -> None:
+        with pytest.raises(RuntimeError, match="of a test"):
+            await stream.Stream(start, None, None, 60).next()
+
+    run(test)

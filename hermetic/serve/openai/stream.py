@@ -62,6 +62,8 @@ class Stream:
             if self._failure is not None:
                 raise self._failure
             if self.task.done():
+                if not self.task.cancelled():
+                    self.task.result()  # a mistake of ours is told as one
                 raise Ended
             self._news = self._loop.create_future()
             await self._news
