@@ -128,6 +128,8 @@ def need(engine: Any) -> Need | None:
 
 def _format(chain: list[Stage | Source], engine: Any) -> str:
     """How a stage of the recipe stores the weights, as `WEIGHT_FORMATS` names it; "" if none changes them."""
+    if _is_quantised(chain[-1], config_of(chain[-1]) or {}):
+        return ""  # what is quantised already, its files say what it weighs
     asked = [getattr(item, "format", "") for item in chain]
     asked += [_WEIGHT_ONLY.get(getattr(item, "options", {}).get("weight_only_precision", ""), "") for item in chain]
     asked.append(_BENCH.get(str(getattr(engine, "options", {}).get("quantization", "")), ""))
@@ -192,7 +194,7 @@ def disk_findings(stage: Stage) -> Iterator[Finding]:
 
 def _from_config(origin: Stage | Source, engine: Any, serving: Serving) -> Need | None:
     config = config_of(origin)
-    if config is None or _is_quantised(origin, config):  # what is quantised already, its files say what it weighs
+    if config is None or _is_quantised(origin, config):
         return None
     options = engine.options
     serving = replace(

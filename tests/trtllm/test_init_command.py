@@ -164,6 +164,36 @@ class TestCommand:
         for refused in (("plan", "--commands"), ("realise",)):  # without digests there is nothing to run
             assert "[recipe/not-locked]" in cli(*refused, "mine.py").stderr
 
+    @pytest.mark.parametrize(
+        ("model", "words", "said"),
+        [
+            ("nvidia/Qwen3-32B-NVFP4", "--kind tensorrt-llm --gpu rtx-pro-6000", ""),
+            ("nvidia/Qwen3-32B-NVFP4", "--kind tensorrt-llm-pytorch --gpu b200", ""),
+            ("nvidia/Qwen3-32B-NVFP4", "--kind tensorrt-llm --gpu h100", "format-for-gpu"),
+            ("nvidia/Qwen3-32B-NVFP4", "--kind tensorrt-llm --gpu b200:2", "kind-and-gpu"),
+            (
+                "nvidia/Qwen3-32B-NVFP4",
+                "--kind tensorrt-llm-pytorch --gpu b200 --quantisation fp8",
+                "already-quantised",
+            ),
+            ("nvidia/Qwen3-32B-NVFP4", "--kind openvino", "already-quantised"),
+            ("Qwen/Qwen3-32B-FP8", "--kind tensorrt-llm --gpu h100", "already-quantised"),
+            ("Qwen/Qwen3-32B-FP8", "--kind tensorrt-llm-pytorch --gpu h100", ""),
+            ("Qwen/Qwen3-32B-GPTQ-Int4", "--kind tensorrt-llm --gpu h100", "already-quantised"),
+        ],
+    )
+    def test_a_model_that_its_maker_has_quantised_is_taken_as_it_is(
+        self, cli, tmp_path: Path, model: str, words: str, said: str
+    ) -> None:
+        done = cli("init", model, *words.split(), "--name", "mine")
+        assert (done.exit_code, f"[usage/{said}]" in done.stderr) == ((2, True) if said else (0, False))
+        if not said:
+            text = (tmp_path / "mine.py").read_text()
+            assert "convert(" not in text
+            assert "quantise(" not in text
+            assert ('builder="trtllm-bench"' in text) == ("pytorch" not in words)
+            assert cli("lint", "mine.py").exit_code == 0
+
     def test_what_cannot_fit_is_not_written(self, cli, tmp_path: Path) -> None:
         whole = json.loads((Path(__file__).parents[1] / "llm" / "capacity_configs.json").read_text())["qwen3-32b"]
         (tmp_path / "config.json").write_text(json.dumps(whole))

@@ -151,6 +151,16 @@ class TestFromTheLockFile:
         assert found is not None
         assert (found.weights, found.cache) == (65_524_246_528, 0)
 
+    def test_neither_does_the_builder_shrink_it_again(self, fetched: FixedOutput) -> None:
+        assert fetched.entry is not None
+        files = fetched.entry.files | {"hf_quant_config.json": LockedFile(size=10)}
+        quantised_already = FixedOutput(URI, entry=fetched.entry.model_copy(update={"files": files}))
+        options = {"quantization": "NVFP4", "max_batch_size": 8, "max_num_tokens": 8192, "max_seq_len": 8192}
+        given = {"builder": "trtllm-bench", "model": "nvidia/x", "checkpoint": quantised_already, "options": options}
+        found = memory.need(Engine(environment=ENVIRONMENT, release="1.2.1", gpu=Gpu("NVIDIA H200"), **given))
+        assert found is not None
+        assert found.weights == 65_524_246_528
+
     def test_what_is_not_locked_yet_is_not_judged(self, fetched: FixedOutput) -> None:
         fetched.entry = None
         assert memory.need(engine(fetched, CARD)) is None

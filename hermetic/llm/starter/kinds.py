@@ -36,7 +36,7 @@ def _document(asked: Request) -> Text:
     file = f"{asked.name}.py"
     return Text(
         (
-            f"{asked.model} for {asked.kind}, {_weights_in_words(asked.quantisation)}, on {where}.",
+            f"{asked.model} for {asked.kind}, {_weights_in_words(asked)}, on {where}.",
             "",
             f"$ hermetic lock {file}       # asks once what model, data and image stand for",
             f"$ hermetic lint {file}",
@@ -46,8 +46,10 @@ def _document(asked: Request) -> Text:
     )
 
 
-def _weights_in_words(quantisation: str) -> str:
-    return "not quantised" if quantisation == "none" else f"quantised to {quantisation}"
+def _weights_in_words(asked: Request) -> str:
+    if asked.stored:
+        return f"as it is stored ({asked.stored})"
+    return "not quantised" if asked.quantisation == "none" else f"quantised to {asked.quantisation}"
 
 
 def _snapshot(asked: Request, *patterns: str) -> Let:
@@ -100,11 +102,7 @@ def _tensorrt_llm(asked: Request) -> Iterator[Let]:
     yield Let("gpu", _gpu(asked.gpu))
     yield _snapshot(asked, *_WHOLE)
     place: dict[str, Value] = {"environment": Name("image"), "gpu": Name("gpu"), "release": Name("RELEASE")}
-    yield from _weights(asked, place)
-    options: dict[str, Value] = {"use_paged_context_fmha": True, **_limits(asked)}
-    fields = place | {"checkpoint": Name("weights"), "tokenizer": Name("snapshot")}
-    fields |= {"quantisation": _ALGORITHMS[asked.quantisation]} if asked.quantisation in _ALGORITHMS else {}
-    yield Let("engine", Call("tensorrt_llm.Engine", (), fields | {"options": options}), apart=True)
+    yield from _as_stored(asked, place) if asked.stored else _compiled(asked, place)
     served: dict[str, Value] = {"gpu": _gpu(asked.gpu, asked.gpu.count)} if asked.gpu.count > 1 else {}
     above = "No manifest, and so nothing to serve, of an engine that does not answer."
     yield Let("smoke", Call("Smoke", (), {"engine": Name("engine"), **served}), above, apart=True)
@@ -112,6 +110,28 @@ def _tensorrt_llm(asked: Request) -> Iterator[Let]:
     manifest = {"engine": Name("engine"), **more, "smoke": Name("smoke")}
     yield Let("manifest", Call("tensorrt_llm.Manifest", (), manifest))
     yield from _served("engine")
+
+
+def _as_stored(asked: Request, place: dict[str, Value]) -> Iterator[Let]:
+    """convert_checkpoint.py does not read such checkpoints; trtllm-bench does."""
+    algorithm = _ALGORITHMS[asked.stored]
+    options: dict[str, Value] = {
+        "quantization": algorithm,
+        "max_batch_size": Call("param", ("max_batch_size", 16)),
+        "max_num_tokens": Call("param", ("max_num_tokens", _LONGEST)),
+        "max_seq_len": Call("param", ("max_seq_len", min(asked.longest or _LONGEST, _LONGEST))),
+    }
+    fields = place | {"builder": "trtllm-bench", "model": asked.model, "checkpoint": Name("snapshot")}
+    fields |= {"tokenizer": Name("snapshot"), "quantisation": algorithm, "options": options}
+    yield Let("engine", Call("tensorrt_llm.Engine", (), fields), apart=True)
+
+
+def _compiled(asked: Request, place: dict[str, Value]) -> Iterator[Let]:
+    yield from _weights(asked, place)
+    options: dict[str, Value] = {"use_paged_context_fmha": True, **_limits(asked)}
+    fields = place | {"checkpoint": Name("weights"), "tokenizer": Name("snapshot")}
+    fields |= {"quantisation": _ALGORITHMS[asked.quantisation]} if asked.quantisation in _ALGORITHMS else {}
+    yield Let("engine", Call("tensorrt_llm.Engine", (), fields | {"options": options}), apart=True)
 
 
 def _calibrated(asked: Request) -> bool:

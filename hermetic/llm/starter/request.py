@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from hermetic.errors import Domain, HermeticError
-from hermetic.llm.capacity import Serving, estimate, read_shape
+from hermetic.llm.capacity import WEIGHT_FORMATS, Serving, estimate, read_shape
 from hermetic.llm.support import BACKENDS, Target, refusals
 from hermetic.llm.truss.families import FAMILIES, by_architecture, by_name
 from hermetic.llm.truss.hardware import MEMORY, PRODUCTS, SM
 from hermetic.recipe.gpu import KNOWN_GPUS
 
-__all__ = ["KINDS", "QUANTISATIONS", "Accelerator", "Request", "accelerator", "family_of", "request"]
+__all__ = ["KINDS", "QUANTISATIONS", "STORED", "Accelerator", "Request", "accelerator", "family_of", "request"]
 
 #: Families that each engine kind takes.
 KINDS: Final = {
@@ -31,6 +31,15 @@ QUANTISATIONS: Final = {
     "openvino": ("int4", "int8", "none"),
     "aoti": ("none",),
 }
+#: Checkpoints that are quantised already and that each kind takes as they are.
+STORED: Final = {
+    "tensorrt-llm": ("nvfp4", "fp8"),
+    "tensorrt-llm-pytorch": ("nvfp4", "fp8", "int4_awq", "w4a8_awq"),
+}
+_QUANTISED: Final = re.compile(
+    r"(?<![a-z0-9])(nvfp4|fp4|fp8|awq|gptq|w4a8|w4a16|w8a8|int4|int8|gguf|mlx|bnb|4bit|8bit)"
+)
+_SPELLINGS: Final = {"fp4": "nvfp4", "awq": "int4_awq", "w4a8": "w4a8_awq"}
 #: What `hermetic.llm.quantise.quantise` knows.
 _DENSE: Final = ("llama", "qwen2", "qwen3")
 _HUB: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -59,6 +68,7 @@ class Accelerator:
 class Request:
     """A recipe that can be written. `model` is a repository of the Hub, or with `local` a folder; `longest` is the
     context of the model in tokens, 0 if it is not known; `torch` is a virtual environment, for the kind `aoti`.
+    `stored` is how the model's maker has quantised it already ("nvfp4", …), "" if that is not so as far as can be told.
     """
 
     model: str
@@ -70,6 +80,7 @@ class Request:
     quantisation: str
     longest: int = 0
     torch: str = ""
+    stored: str = ""
 
 
 def request(
@@ -85,7 +96,8 @@ def request(
 ) -> Request:
     """Raises `HermeticError` (usage/…) for the first thing that is not known or cannot be: bad-model, bad-name,
     bad-config, gpu-missing, gpu-unknown, kind-and-gpu, family-unknown, family-for-kind, ranks-for-model,
-    quantisation-for-kind, does-not-fit, torch-missing, and the reasons of `hermetic.llm.support.refusals`.
+    already-quantised, quantisation-for-kind, does-not-fit, torch-missing, and the reasons of
+    `hermetic.llm.support.refusals`.
     """
     local = os.path.isdir(model)
     if not local and not _HUB.fullmatch(model):
@@ -102,9 +114,11 @@ def request(
         quantisation=quantisation or QUANTISATIONS[kind][0],
         longest=_longest(settings),
         torch=torch,
+        stored=_stored(model, settings, local=local),
     )
     _check_family(asked, settings)
     _check_ranks(asked, settings)
+    _check_stored(asked, quantisation, settings)
     _check_quantisation(asked)
     _check_memory(asked, settings)
     if kind == "aoti" and not os.path.isfile(os.path.join(torch, "pyvenv.cfg")):
@@ -221,6 +235,47 @@ def _check_ranks(asked: Request, settings: dict[str, object]) -> None:
         raise _usage("ranks-for-model", message, f"--gpu {asked.gpu.word}:N with N one of {able}")
 
 
+def _stored(model: str, settings: dict[str, object], *, local: bool) -> str:
+    """By the folder's own files, else by what the repository is called."""
+    said = settings.get("quantization_config")
+    if local:
+        try:
+            with open(os.path.join(model, "hf_quant_config.json"), encoding="utf-8") as stream:
+                said = json.load(stream).get("quantization", {}).get("quant_algo", said)
+        except (OSError, ValueError, AttributeError):
+            pass
+    text = json.dumps(said) if said else model.rpartition("/")[2]
+    found = _QUANTISED.search(text.lower())
+    return _SPELLINGS.get(found[1], found[1]) if found is not None else "unknown" if said else ""
+
+
+def _check_stored(asked: Request, quantisation: str, settings: dict[str, object]) -> None:
+    """What is quantised already can be used as it is, or not at all."""
+    if not asked.stored:
+        return
+    if quantisation not in ("", "none"):
+        message = f"{asked.model} is quantised already ({asked.stored})"
+        raise _usage("already-quantised", message, "leave out --quantisation, or take the model in 16 bits")
+    if asked.stored not in STORED.get(asked.kind, ()):
+        able = " or ".join(f"--kind {kind}" for kind, formats in STORED.items() if asked.stored in formats)
+        message = f"{asked.model} is quantised already ({asked.stored}), which hermetic makes no {asked.kind} of"
+        raise _usage("already-quantised", message, able or "take the model in 16 bits")
+    if asked.kind == "tensorrt-llm" and not _is_of_modelopt(asked, settings):
+        message = f"trtllm-bench builds from what NVIDIA's ModelOpt has quantised, which nothing says of {asked.model}"
+        raise _usage("already-quantised", message, "--kind tensorrt-llm-pytorch, or --config with its config.json")
+    if asked.kind == "tensorrt-llm" and asked.gpu.count > 1:
+        message = f"engines of a checkpoint that is quantised already are built for one GPU, not for {asked.gpu.count}"
+        raise _usage("kind-and-gpu", message, f"--gpu {asked.gpu.word}, or --kind tensorrt-llm-pytorch")
+    for found in refusals(Target(asked.kind, asked.gpu.sm), asked.stored, "none", _export(asked.kind)):
+        if found.reason == "format-for-gpu":
+            raise _usage(found.reason, found.message, f"{found.instead} ({found.source})")
+
+
+def _is_of_modelopt(asked: Request, settings: dict[str, object]) -> bool:
+    own = asked.local and os.path.isfile(os.path.join(asked.model, "hf_quant_config.json"))
+    return own or asked.model.startswith("nvidia/") or "modelopt" in json.dumps(settings.get("quantization_config", ""))
+
+
 def _check_quantisation(asked: Request) -> None:
     able = QUANTISATIONS[asked.kind]
     if asked.quantisation not in able:
@@ -236,9 +291,10 @@ def _check_quantisation(asked: Request) -> None:
 def _check_memory(asked: Request, settings: dict[str, object]) -> None:
     """Whether the weights of a model whose config.json is known leave room for anything."""
     device = KNOWN_GPUS.get(asked.gpu.product, (asked.gpu.memory_gib or asked.gpu.least_gib, ""))[0]
-    if not (device and settings) or asked.kind not in BACKENDS:
+    weights = asked.stored or asked.quantisation
+    if not (device and settings) or asked.kind not in BACKENDS or weights not in WEIGHT_FORMATS:
         return
-    serving = Serving(asked.quantisation, tp=asked.gpu.count, device_bytes=device << 30)
+    serving = Serving(weights, tp=asked.gpu.count, device_bytes=device << 30)
     try:
         found = estimate(read_shape(settings), serving)
     except HermeticError:
