@@ -12,11 +12,11 @@ import uvloop
 from hermetic.cli import options
 from hermetic.cli.placing import place_of, place_options, talk_of
 from hermetic.cli.serve_proxy import announce, answering, proxy_of, proxy_options, proxy_settings, rereading
-from hermetic.cli.serve_triton import placed_settings_of, server_options, wish_of
+from hermetic.cli.serve_triton import placed_settings_of, server_options, settings_of, wish_of
 from hermetic.cli.serving import Prepared, prepared
 from hermetic.cli.serving_image import insist
 from hermetic.serve.launch import serving
-from hermetic.serve.launch_ports import insist_on_free
+from hermetic.serve.launch_ports import insist_on_apart
 from hermetic.serve.launch_signals import stopping
 
 
@@ -34,8 +34,8 @@ def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool
     --host and the ports with a name are Triton's, --listen and --port the API's. Everything ends with this command.
     SIGTERM and Ctrl-C let running answers end; a second one does not.
     """
-    settings = proxy_settings(given)
-    insist_on_free(settings.host, {"API": settings.port})
+    settings, triton = proxy_settings(given), settings_of(given)
+    insist_on_apart((settings.host, {"API": settings.port}), (triton.host, vars(triton.ports)))
     with prepared(wish_of(target, sets, store, given)) as found:
         insist(found, place_of(given))
         uvloop.run(_serve(found, given, as_json=as_json))
@@ -45,8 +45,9 @@ async def _serve(found: Prepared, given: dict[str, Any], *, as_json: bool) -> No
     with stopping() as stop:
         settings = placed_settings_of(given)
         talk = talk_of(given, found.subject.name, settings.ports.http)
+        # Before Triton is started: a policy with a mistake is told at once.
+        proxy = await asyncio.to_thread(proxy_of, found, settings.grpc, given)
         async with serving(found.subject, found.launcher, settings, talk) as server:
-            proxy = await asyncio.to_thread(proxy_of, found, server.grpc, given)
             told = asyncio.ensure_future(stop.told.wait())
 
             def ready() -> None:

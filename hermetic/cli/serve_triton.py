@@ -18,7 +18,7 @@ from hermetic.cli.serving import Prepared, Wish, prepared
 from hermetic.cli.serving_image import insist
 from hermetic.serve.launch import Served, serving
 from hermetic.serve.launch_command import Settings
-from hermetic.serve.launch_ports import Ports
+from hermetic.serve.launch_ports import Ports, insist_on_free
 from hermetic.serve.launch_signals import stopping
 from hermetic.serve.launch_watch import Talk
 from hermetic.serve.notify import tell_ready
@@ -94,6 +94,7 @@ def command(target: str, sets: tuple[str, ...], store: str | None, as_json: bool
         if os.environ.get(variable):
             console.warning(f"{variable} is not read here: {instead}")
     settings = placed_settings_of(given)
+    insist_on_free(settings.host, vars(settings.ports))  # before an engine is read
     with prepared(wish_of(target, sets, store, given)) as found:
         insist(found, settings.place)
         talk = talk_of(given, found.subject.name, settings.ports.http)

@@ -72,7 +72,7 @@ class Served:
     @property
     def grpc(self) -> str:
         """Where clients of gRPC connect: host and port."""
-        return f"{self.settings.host}:{self.settings.ports.grpc}"
+        return self.settings.grpc
 
 
 def launcher_of(run: Run, indexes: Mapping[str, str], memo: Memo, runtime: str = "bwrap") -> Launcher:

@@ -40,6 +40,12 @@ class Settings:
     place: Place = field(default_factory=Place)
     start_s: int | None = None
 
+    @property
+    def grpc(self) -> str:
+        """Where clients of gRPC connect: host and port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.ports.grpc}"
+
 
 @dataclass(frozen=True)
 class Binary:

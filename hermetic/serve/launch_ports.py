@@ -8,10 +8,13 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from hermetic.errors import Domain, HermeticError
 
-__all__ = ["Ports", "insist_on_free"]
+__all__ = ["Ports", "insist_on_apart", "insist_on_free"]
+
+_ALL: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared with, not listened on
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,17 @@ def insist_on_free(host: str, ports: dict[str, int]) -> None:
         raise HermeticError(Domain.USAGE, "ports-equal", f"each port must be another: {ports}")
     for what, port in ports.items():
         _bind(host, what, port)
+
+
+def insist_on_apart(*servers: tuple[str, dict[str, int]]) -> None:
+    """As `insist_on_free`, of servers on hosts of their own, which cannot have the same port of one host either."""
+    for at, (host, ports) in enumerate(servers):
+        for other, taken in servers[:at]:
+            shared = {*ports.values()} & {*taken.values()}
+            if shared and (host == other or {host, other} & _ALL):
+                message = f"port {min(shared)} of {host} is given twice: {taken | ports}"
+                raise HermeticError(Domain.USAGE, "ports-equal", message)
+        insist_on_free(host, ports)
 
 
 def _bind(host: str, what: str, port: int) -> None:

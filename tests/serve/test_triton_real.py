@@ -19,7 +19,7 @@ import pytest
 import triton_kit
 import tritonclient.grpc as triton
 from google.protobuf import text_format
-from triton_kit import Server, Tiny, hermetic, inside, none_is_left, pids, read, serving
+from triton_kit import Server, Tiny, hermetic, inside, none_is_left, read, serving
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
@@ -28,6 +28,7 @@ ANSWER = (
     "A store path is an immutable folder that holds the result of one stage. "
     "Its name starts with the key, so the same inputs always lead to the same path."
 )
+NAMES = ("--port", "--http-port", "--grpc-port", "--metrics-port")
 HANGS = "import threading\nthreading.Event().wait()\n"
 KINDS = {"INT32": np.int32, "BOOL": np.bool_, "FP32": np.float32, "UINT64": np.uint64, "BYTES": np.object_}
 
@@ -218,6 +219,15 @@ def test_ports_in_use_name_who_has_them(server: Server) -> None:
     assert f"error[busy/port-in-use]: port {port} (grpc) of 127.0.0.1 is taken by tritonserver" in done.stderr
 
 
+def test_a_policy_with_a_mistake_is_said_before_triton_is_started(tiny: Tiny, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text("policy = 2")
+    ports = [word for name, port in zip(NAMES, triton_kit.free_ports(4), strict=True) for word in (name, str(port))]
+    done = hermetic("serve", triton_kit.RECIPE, "--policy", policy, *ports)
+    assert (done.returncode, "error[recipe/policy-invalid]" in done.stderr) == (3, True)
+    assert "Triton is started" not in done.stderr
+
+
 def test_a_path_with_its_manifest(tiny: Tiny, tmp_path: Path) -> None:
     """An engine from anywhere; then one byte of it is another."""
     folder = tmp_path / "elsewhere"
@@ -249,18 +259,20 @@ def test_a_name(tiny: Tiny, tmp_path: Path) -> None:
     assert (done.returncode, "error[store/profile-nowhere]" in done.stderr) == (6, True)
 
 
-def test_triton_that_dies_is_said(tiny: Tiny) -> None:
+@pytest.mark.parametrize("victim", ["tritonserver", "tensorrt_llm"])
+def test_what_dies_is_said_and_ends_all(victim: str, tiny: Tiny) -> None:
+    """Triton itself, or the process of a model, without which Triton would go on to say that it is ready."""
     with serving(triton_kit.RECIPE) as server:
-        (triton_server,) = [pid for pid in pids() if read(pid, "comm").strip() == b"tritonserver" and of(server, pid)]
-        os.kill(triton_server, signal.SIGKILL)
+        words = {pid: read(pid, "cmdline").split(b"\0") for pid in inside(server.ready["http"])}
+        ends = {"tritonserver": b"/bin/tritonserver", "tensorrt_llm": b"/tensorrt_llm/1/model.py"}[victim]
+        (found,) = [pid for pid, line in words.items() if any(word.endswith(ends) for word in line[:2])]
+        os.kill(found, signal.SIGKILL)
         assert server.process.wait() == 4
         server.said.wait_for("error[environment/triton-ended]: Triton ended by itself: signal 9")
         server.said.wait_for(f"all it printed is in {server.ready['log']}")
+        if victim == "tensorrt_llm":
+            server.said.wait_for("the process of a model has died")
     none_is_left(server.ready["http"])
-
-
-def of(server: Server, pid: int) -> bool:
-    return f"--http-port={server.ready['http']}".encode() in read(pid, "cmdline")
 
 
 def test_an_engine_without_a_manifest(tmp_path: Path) -> None:

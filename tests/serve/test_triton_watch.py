@@ -12,6 +12,7 @@ import pytest
 from hermetic.errors import Domain, HermeticError
 from hermetic.serve.launch_command import Settings
 from hermetic.serve.launch_place import Brought
+from hermetic.serve.launch_ports import insist_on_apart
 from hermetic.serve.launch_watch import Talk, Watch, limit_of, log_path, until_ready
 
 LOADS = b"""I1121 19:06:41.604574 3 model_lifecycle.cc:472] "loading: preprocessing:1"
@@ -112,3 +113,16 @@ def test_what_comes_is_told_now_and_then() -> None:
     for done in (1, 2, 3):
         brought("image", done * 1_000_000, 4_000_000)
     assert told == ["bringing image: 1 of 4 MB", "bringing image: 3 of 4 MB"]
+
+
+def test_one_port_for_two_servers_is_said_before_anything_is_loaded() -> None:
+    """Ports of 0 are free ones to the kernel, and one port to us."""
+    insist_on_apart(("127.0.0.1", {"API": 0}), ("127.0.0.2", {"http": 0}))
+    for host in ("127.0.0.1", "0.0.0.0"):  # nobody listens
+        with pytest.raises(HermeticError, match="is given twice") as caught:
+            insist_on_apart(("127.0.0.1", {"API": 0}), (host, {"http": 0}))
+        assert (caught.value.domain, caught.value.reason) == (Domain.USAGE, "ports-equal")
+
+
+def test_where_clients_connect() -> None:
+    assert (Settings().grpc, Settings("::1").grpc) == ("127.0.0.1:8001", "[::1]:8001")
