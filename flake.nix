@@ -68,7 +68,7 @@
         };
       });
 
-      formatter = each (system: (pkgsOf system).nixfmt-rfc-style);
+      formatter = each (system: (pkgsOf system).nixfmt-tree);
 
       overlays.default = final: prev: {
         hermetic-engines = import ./nix/lib.nix {

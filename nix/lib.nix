@@ -17,11 +17,18 @@ let
   };
   read = file: builtins.fromJSON (builtins.readFile file);
 
-  templates = read ./templates.nix.json;
+  exportedTemplates = read ./templates.nix.json;
+  base = exportedTemplates.stages.command.environment;
+  # Without uv's wheel, whose program wants a loader that NixOS does not have; nixpkgs' own is on the command's PATH.
+  templates = lib.recursiveUpdate exportedTemplates {
+    environments.${base}.wheels = lib.mapAttrs (
+      _: builtins.filter (wheel: wheel.name != "uv")
+    ) exportedTemplates.environments.${base}.wheels;
+  };
   fromTemplate =
     given: change:
     driver.stagesOf {
-      graph = lib.recursiveUpdate templates { stages = change; };
+      graph = lib.recursiveUpdate templates change;
       root = ./.;
       inherit given;
     };
@@ -104,7 +111,7 @@ let
       maxSeqLen ? 16384,
       maxNumTokens ? 8192,
       gpu ? null, # { product; memory_gib; sm; count; }, as `hermetic doctor` prints it
-      environment ? null, # the name of an environment in nix/templates.nix.json
+      imageHash ? null, # sha256 of the archive that nixpkgs' pullImage makes of TensorRT-LLM's image
       moeTensorParallelSize ? null, # over how many ranks each expert's weights are split
       moeExpertParallelSize ? null, # over how many ranks the experts are dealt
       moePlugin ? null, # auto, float16, float32, bfloat16, int32 or disable
@@ -121,7 +128,7 @@ let
           tensorParallelSize
         else
           moeTensorParallelSize * moeExpertParallelSize;
-      place = given { inherit environment gpu; };
+      place = given { inherit gpu; };
       sizes = {
         max_batch_size = maxBatchSize;
         max_seq_len = maxSeqLen;
@@ -139,7 +146,7 @@ let
           "pretrained_config.quantization.quant_algo" = quantization;
         };
       };
-      stages = fromTemplate { "placeholder/model" = model; } {
+      changed = {
         engine =
           engineOf {
             model = if named then hfModel else name;
@@ -172,6 +179,12 @@ let
           }
           // place;
       };
+      stages = fromTemplate { "placeholder/model" = model; } {
+        stages = changed;
+        environments.${templates.stages.engine.environment} = lib.optionalAttrs (imageHash != null) {
+          archives.${if system == "aarch64-linux" then "linux/arm64" else "linux/amd64"} = imageHash;
+        };
+      };
     in
     if experts == { } && moePlugin == null then
       stages.engine
@@ -201,7 +214,7 @@ let
     let
       textOf = value: if builtins.isString value then value else builtins.toJSON value;
       stages = fromTemplate { "placeholder/engine" = engine; } {
-        repository.parameters = given {
+        stages.repository.parameters = given {
           max_batch_size = maxBatchSize;
           max_seq_len = maxSeqLen;
           kv_cache_gib = kvCacheGib;
@@ -286,7 +299,7 @@ let
     '';
 
   # The command: its own sources, and the packages of requirements/base.txt by hash.
-  environment = driver.environmentOf templates.environments.${templates.stages.command.environment};
+  environment = driver.environmentOf templates.environments.${base};
   source = builtins.path {
     name = "hermetic";
     path = ../.;
@@ -300,7 +313,7 @@ let
   hermetic = pkgs.writeShellScriptBin "hermetic" ''
     export PYTHONPATH=${source}:${environment.wheels}
     export LD_LIBRARY_PATH=${environment.libraries}''${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-    export PATH=${environment.wheels}/bin:${pkgs.bubblewrap}/bin:$PATH
+    export PATH=${environment.wheels}/bin:${pkgs.bubblewrap}/bin:${pkgs.uv}/bin:$PATH
     exec ${environment.python}/bin/python3.11 -P -B -m hermetic "$@"
   '';
 

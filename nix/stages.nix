@@ -5,7 +5,7 @@
 {
   pkgs,
   system,
-  # The hashes of pulled images by their manifest's digest; Nix says the right one when it is not here.
+  # The sha256 of pulled images' archives, by digest and platform.
   images ? { },
   # What a machine must have to build stages with a GPU; with `relaxed` the Nix sandbox is left out instead.
   gpuFeatures ? [ "cuda" ],
@@ -43,7 +43,8 @@ let
 
   pythonOf = version: pkgs."python${lib.replaceStrings [ "." ] [ "" ] version}";
   commandOf = version: "python${version}";
-  builderPython = pkgs.python311.withPackages (packages: [
+  # nixpkgs' own version, whose packages its cache has. Which it is changes no result.
+  builderPython = pkgs.python3.withPackages (packages: [
     packages.blake3
     packages.pydantic
     packages.rfc8785
@@ -56,7 +57,20 @@ let
     pkgs.expat
   ];
 
+  # A derivation that says why it cannot be built once it is built: who builds or only lists others never hears of it.
+  refused =
+    name: message:
+    derivation {
+      inherit message name system;
+      builder = pkgs.runtimeShell;
+      args = [
+        "-c"
+        "printf 'error: %s\\n' \"$message\" >&2; exit 1"
+      ];
+    };
+
   # A plain derivation: no set-up of stdenv that leaves files in /build, and nothing that "fixes" what a stage made.
+  # Python finds its packages by the path that it is started with, and Nix starts a builder by its name alone.
   run =
     {
       name,
@@ -67,12 +81,10 @@ let
     derivation (
       {
         inherit name system;
-        builder = "${builderPython}/bin/python3.11";
+        builder = pkgs.runtimeShell;
         args = [
-          "-P"
-          "-B"
-          "-m"
-          "hermetic.nix.${module}"
+          "-c"
+          "exec ${builderPython}/bin/python3 -P -B -m hermetic.nix.${module}"
         ];
         PYTHONPATH = moduleSource module;
         PYTHONHASHSEED = "0";
@@ -134,22 +146,32 @@ let
       digest =
         environment.digests.${platform}
           or (environment.digests.any or (throw "${environment.name} has no image for ${platform}"));
+      hash = environment.archives.${platform} or (images.${digest}.${platform} or null);
     in
-    run {
-      name = "hermetic-image";
-      module = "unpacking";
-      extra = {
-        image = pkgs.dockerTools.pullImage {
-          imageName = environment.name;
-          imageDigest = digest;
-          sha256 = images.${digest} or lib.fakeSha256;
-          finalImageName = "image";
-          finalImageTag = "pinned";
-          os = "linux";
-          arch = if system == "aarch64-linux" then "arm64" else "amd64";
+    if environment ? unresolved then
+      refused "hermetic-image" environment.unresolved
+    else if hash == null then
+      refused "hermetic-image" (
+        "nothing says yet which archive nixpkgs' pullImage makes of ${environment.name}@${digest} for ${platform}. "
+        + "Where its registry can be asked, hermetic nix export RECIPE --archives pulls it once, with skopeo, and "
+        + "writes that down; mkEngine takes imageHash"
+      )
+    else
+      run {
+        name = "hermetic-image";
+        module = "unpacking";
+        extra = {
+          image = pkgs.dockerTools.pullImage {
+            imageName = environment.name;
+            imageDigest = digest;
+            sha256 = hash;
+            finalImageName = "image";
+            finalImageTag = "pinned";
+            os = "linux";
+            arch = lib.removePrefix "linux/" platform;
+          };
         };
       };
-    };
 
   environmentOf =
     environment:
@@ -197,8 +219,11 @@ let
           path = "${builtins.toFile "text" content}";
         }) (item.texts or { });
     in
-    # Links, since a model is tens of gigabytes: its files stay the fixed outputs that they are.
-    pkgs.linkFarm (lib.strings.sanitizeDerivationName item.name) links;
+    if item ? unresolved then
+      refused (lib.strings.sanitizeDerivationName item.name) item.unresolved
+    else
+      # Links, since a model is tens of gigabytes: its files stay the fixed outputs that they are.
+      pkgs.linkFarm (lib.strings.sanitizeDerivationName item.name) links;
 in
 {
   inherit

@@ -22,12 +22,15 @@ def command() -> None:
 @options.setting
 @click.option("--out", type=click.Path(dir_okay=False), help="The file to write [RECIPE's name with .nix.json].")
 @click.option("--check", "check_", is_flag=True, help="Write nothing; fail if the file is not what would be written.")
-def export(reference: str, sets: tuple[str, ...], out: str | None, check_: bool) -> None:
+@click.option("--archives", is_flag=True, help="Pull each image once, with skopeo, for the sha256 that Nix asks for.")
+def export(reference: str, sets: tuple[str, ...], out: str | None, check_: bool, archives: bool) -> None:
     """Write the derivation graph of RECIPE beside it, for nix/ to build from. Builds nothing.
 
-    The package index is asked for the names of wheels, once for each lock file of a Python environment.
+    The package index is asked for the names of wheels, once for each lock file of a Python environment. What RECIPE's
+    lock has as unresolved fails once Nix builds it; all else can be built.
     """
     from hermetic.cli.realise import indexes
+    from hermetic.nix.archives import archive_hash
     from hermetic.nix.export import document, export_path, text
     from hermetic.recipe import Memo, load
 
@@ -36,7 +39,8 @@ def export(reference: str, sets: tuple[str, ...], out: str | None, check_: bool)
         approved.refuse_stages(load(reference, overrides, memo=memo).names, testing=False)
     path = out or export_path(reference)
     old = _read(path)
-    new = text(document(reference, overrides, before=_parsed(old), indexes=indexes(), memo=memo))
+    ask = archive_hash if archives else None
+    new = text(document(reference, overrides, before=_parsed(old), indexes=indexes(), memo=memo, archive=ask))
     if new == old:
         console.note(f"{path} is as it was")
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
@@ -21,7 +21,8 @@ from hermetic.recipe import FixedOutput, Image, Memo, PythonEnv, Recipe, Source,
 from hermetic.recipe.environments import Environment
 from hermetic.recipe.harvest import Validator
 from hermetic.recipe.image_reference import parse_reference
-from hermetic.recipe.lockfile import LockFile, lock_path
+from hermetic.recipe.lockfile import PLATFORM, ImageEntry, LockFile, lock_path
+from hermetic.recipe.pins import locking
 from hermetic.recipe.source import SINGLE, hash_source
 
 __all__ = ["FORMAT", "PYTHON", "document", "export_path", "text"]
@@ -53,15 +54,18 @@ def document(
     before: Mapping[str, Any] | None = None,
     indexes: Mapping[str, str] | None = None,
     memo: Memo | None = None,
+    archive: Callable[[str, str, str], str] | None = None,
 ) -> dict[str, Any]:
     """The graph of all stages of the recipe `file`. `before` is what was exported last: wheels of locks that did not
-    change are taken from there, others are asked for.
+    change are taken from there, others are asked for. So are the sha256 of images' archives, but only with `archive`,
+    which says it for a repository, a digest and a platform (`hermetic.nix.archives.archive_hash`).
 
     Raises `HermeticError` with domain recipe for what Nix cannot build: recipe/nix-host, recipe/nix-gpu,
     recipe/nix-outside, recipe/nix-validator, recipe/nix-wheels; and as `load` and `choice.choose` do.
     """
-    recipe = load(file, overrides, memo=memo)
-    work = _Export(recipe, file, memo or Memo(), before or {}, indexes or {})
+    with locking():  # pins are judged one by one below
+        recipe = load(file, overrides, memo=memo)
+    work = _Export(recipe, file, memo or Memo(), before or {}, indexes or {}, archive)
     stages = {name: work.stage(stage) for stage, name in recipe.names.items()}
     found = {
         "format": FORMAT,
@@ -82,6 +86,7 @@ class _Export:
     memo: Memo
     before: Mapping[str, Any]
     indexes: Mapping[str, str]
+    archive: Callable[[str, str, str], str] | None
     environments: dict[str, dict[str, Any]] = field(default_factory=dict)
     fixed: dict[str, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -126,19 +131,27 @@ class _Export:
         return {"source": path}
 
     def _fixed(self, item: FixedOutput) -> str:
-        if (problem := item.problem(item.entry)) is not None:
-            raise problem
-        files = {
-            name: {"sha256": file.sha256, "size": file.size, "url": _address(item, path)}
-            for name, (path, file) in item.wanted.items()
-        }
-        texts = {name: content.decode() for name, content in item.texts.items()}
-        found: dict[str, Any] = {"name": item.name, "files": files, **({"texts": texts} if texts else {})}
+        found = self._unresolved(item) or _files(item)
         known = next((name for name, value in self.fixed.items() if value == found), None)
         if known is None:
             known = _free(f"{item.uri}#{item.single}" if item.single else item.uri, self.fixed)
             self.fixed[known] = found
         return known
+
+    def _unresolved(self, item: FixedOutput) -> dict[str, Any] | None:
+        """What nobody could be asked for fails in Nix when it is built, so that all else of the recipe is there."""
+        problem = item.problem(item.entry)
+        if problem is None:
+            return None
+        if problem.reason != "unresolved":
+            raise problem
+        assert item.entry is not None
+        return {"name": item.name, "unresolved": self._nobody_knew(item.uri, item.entry.unresolved)}
+
+    def _nobody_knew(self, name: str, why: str) -> str:
+        recipe = os.path.basename(self.file)
+        how = f"where it can be asked for: hermetic lock {recipe}, then hermetic nix export {recipe}"
+        return f"{name} could not be locked: {why}; {how}"
 
     def _environment(self, environment: Environment, stage: Stage) -> str:
         if isinstance(environment, PythonEnv):
@@ -182,13 +195,27 @@ class _Export:
             message = f"{stage.where}: {stage.kind} has wheels over an image, which the Nix driver cannot lay there yet"
             raise HermeticError(Domain.RECIPE, "nix-wheels", message, hint="bring them in the image")
         entry = LockFile.read(lock_path(self.file)).images.get(image.reference)
-        digests = {name: found.digest for name, found in sorted(entry.platforms.items())} if entry else {}
-        return {
-            "kind": "image",
-            "name": _repository(image),
-            "digests": digests or {"any": image.digest},
-            "python": image.python,
-        }
+        found: dict[str, Any] = {"kind": "image", "name": _repository(image), "python": image.python}
+        if not image.digest:
+            return {**found, "unresolved": self._unknown_image(image, entry, stage)}
+        digests = {name: of.digest for name, of in sorted(entry.platforms.items())} if entry else {}
+        found |= {"digests": digests or {"any": image.digest}}
+        archives = self._archives(image, found)
+        return {**found, **({"archives": archives} if archives else {})}
+
+    def _archives(self, image: Image, found: dict[str, Any]) -> dict[str, str]:
+        """By platform: those that are known of the same image, and this machine's if somebody is to be asked."""
+        before = self.before.get("environments", {}).values()
+        known: dict[str, str] = next((of.get("archives", {}) for of in before if found.items() <= of.items()), {})
+        if self.archive is None or PLATFORM in known or parse_reference(image.reference).transport != "registry":
+            return known
+        return {**known, PLATFORM: self.archive(found["name"], image.digest, PLATFORM)}
+
+    def _unknown_image(self, image: Image, entry: ImageEntry | None, stage: Stage) -> str:
+        if entry is None or not entry.unresolved:
+            message = f"{stage.where}: the image {image.reference!r} is not locked to a digest"
+            raise HermeticError(Domain.RECIPE, "not-locked", message, hint=f"hermetic lock {self.file}")
+        return self._nobody_knew(f"the image {image.reference!r}", entry.unresolved)
 
     def _harvest(self, stage: Stage) -> dict[str, Any] | None:
         if stage.harvest is None:
@@ -205,6 +232,15 @@ class _Export:
             message = f"{stage.where}: {stage.kind} takes whatever GPU the machine has; Nix must know which"
             raise HermeticError(Domain.RECIPE, "nix-gpu", message, hint='Gpu("NVIDIA H200")')
         return dict(stage.gpu.identity())
+
+
+def _files(item: FixedOutput) -> dict[str, Any]:
+    files = {
+        name: {"sha256": file.sha256, "size": file.size, "url": _address(item, path)}
+        for name, (path, file) in item.wanted.items()
+    }
+    texts = {name: content.decode() for name, content in item.texts.items()}
+    return {"name": item.name, "files": files, **({"texts": texts} if texts else {})}
 
 
 def _address(item: FixedOutput, path: str) -> str:

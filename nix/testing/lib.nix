@@ -9,7 +9,6 @@ rec {
     mapAttrs
     ;
 
-  fakeSha256 = "0000000000000000000000000000000000000000000000000000000000000000";
   concatStringsSep = builtins.concatStringsSep;
   concatMapStringsSep = separator: f: list: concatStringsSep separator (map f list);
   replaceStrings = builtins.replaceStrings;

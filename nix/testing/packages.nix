@@ -54,15 +54,9 @@ let
       done
       ${lib.optionalString site "ln -s ${self}/site $out/lib/python${version}/site-packages"}
     '' { };
+  # As there, what it has besides itself it finds by the path that it is started with.
   python = pythonWith false // {
-    # As there, a program that starts the interpreter.
-    withPackages =
-      _:
-      shell "python3-env" ''
-        mkdir -p $out/bin
-        printf '#!${self}/bin/sh\nexec %s "$@"\n' ${pythonWith true}/bin/python${version} > $out/bin/python${version}
-        chmod +x $out/bin/python${version}
-      '' { };
+    withPackages = _: pythonWith true;
   };
 
   brought =
@@ -91,8 +85,9 @@ in
   uv = wrapped "uv";
   bubblewrap = wrapped "bwrap";
   bash = "${self}";
+  runtimeShell = "${self}/bin/sh";
   coreutils = "${self}";
-  nixfmt-rfc-style = writeScript "nixfmt" "#!${self}/bin/sh\necho a stand-in formats nothing\n";
+  nixfmt-tree = writeScript "nixfmt-tree" "#!${self}/bin/sh\necho a stand-in formats nothing\n";
 
   fetchurl =
     {
@@ -114,8 +109,12 @@ in
     }:
     brought "${pname}-${version}-${python}-${abi}-${platform}.whl" sha256;
   dockerTools.pullImage =
-    { imageDigest, ... }:
-    shell "image.tar" "cp ${self}/images/${lib.removePrefix "sha256:" imageDigest}.tar $out" { };
+    { imageDigest, sha256, ... }:
+    shell "image.tar" "cp ${self}/images/${lib.removePrefix "sha256:" imageDigest}.tar $out" {
+      outputHash = sha256;
+      outputHashAlgo = "sha256";
+      outputHashMode = "flat";
+    };
 
   runCommand = name: more: script: shell name script more;
   stdenvNoCC.mkDerivation = { name, buildCommand, ... }@given: shell name buildCommand (removeAttrs given [ "buildCommand" "name" ]);

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
 from pathlib import Path
 
 import image_kit as kit
 import pytest
 from fake_registry import FakeRegistry
 from image_harness import User, need
+
+from hermetic.nix.unpacking import unpack
+from hermetic.recipe.lockfile import PLATFORM
 
 
 @pytest.fixture
@@ -112,6 +117,31 @@ def test_the_real_registry(me: User, pushed: str, tiny: kit.Made):
     assert me("lock", "recipe.py").stdout == f"locked     {pushed} {tiny.digest}\n"
 
 
+def test_the_archive_that_nix_pulls_is_known_by_its_hash(me: User, pushed: str, tiny: kit.Made, tmp_path: Path):
+    """As nixpkgs' pullImage has it, whose command is repeated here; and the builder unpacks that archive."""
+    me.recipe(pushed)
+    me("lock", "recipe.py")
+    assert me("nix", "export", "recipe.py").status == 0
+    assert "archives" not in exported(me)
+    ran = me("nix", "export", "recipe.py", "--archives")
+    assert ran.status == 0, ran.stderr
+    archive = tmp_path / "image.tar"
+    source = f"docker://{pushed.removesuffix(':1')}@{tiny.digest}"
+    words = ["--insecure-policy", f"--tmpdir={tmp_path}", "copy", "--src-tls-verify=false", source]
+    subprocess.run(["skopeo", *words, f"docker-archive://{archive}:image:pinned"], check=True, capture_output=True)
+    assert exported(me)["archives"] == {PLATFORM: hashlib.sha256(archive.read_bytes()).hexdigest()}
+    assert me("nix", "export", "recipe.py", "--check").status == 0
+    unpack(str(archive), str(tmp_path / "image"))
+    assert "hello from the image" in (tmp_path / "image/rootfs/opt/tool/hello").read_text()
+    assert not (tmp_path / "image/rootfs/etc/deleted").exists()
+    assert json.loads((tmp_path / "image/variables.json").read_text())["FLAVOUR"] == "vanilla"
+
+
+def exported(me: User) -> dict[str, object]:
+    (found,) = json.loads((me.folder / "recipe.nix.json").read_text())["environments"].values()
+    return dict(found)
+
+
 def test_commands_are_shown_from_the_lock_file_alone(me: User, made, golden):
     """No registry, no image, no engine: only the recipe and its lock file."""
     name = "registry.example.com/tools/tiny:1"
@@ -139,8 +169,6 @@ def test_the_commands_work_when_pasted(me: User, pushed: str):
     place = "/tmp/hermetic-out"
     mine = str(me.folder / "pasted")
     script = script.partition("# podman")[0].replace(place, mine)
-    import subprocess
-
     prepared = f"set -e\nchmod 755 {me.folder}\n{script.partition('# bubblewrap')[0]}\nchmod 777 {mine}/*\n"
     subprocess.run(["bash", "-c", prepared + script.partition("# bubblewrap")[2]], check=True)
     assert (Path(mine) / "out/said").read_text() == "hello from the image\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ from nix_machine import Machine, Nix, locked, run_nix
 from hermetic.fetch.wheel_lock import parse_lock
 from hermetic.nix.choice import listed
 from hermetic.nix.export import PYTHON
+from hermetic.recipe.lockfile import PLATFORM
 from hermetic.testing.nixpkgs import prepare
 from hermetic.testing.trtllm.image import StandinImage, build_image
 
@@ -67,6 +69,9 @@ def nix(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Iterator[Nix]
     files = [*wheels.glob("*.whl"), *model.iterdir()]
     hangs = {"STANDIN_BEHAVIOUR": "hang"}  # as the real tools do now and then
     prepare(root / "standin", REPOSITORY / "nix/testing", files=files, images=[image], variables=hangs)
+    archive = root / "standin/images" / f"{image.digest.removeprefix('sha256:')}.tar"
+    known = {image.digest: {PLATFORM: hashlib.sha256(archive.read_bytes()).hexdigest()}}
+    (flake / "nix/images.json").write_text(json.dumps(known))
     yield Nix(flake, root, _added(root), image)
     _make_writable(root)
 

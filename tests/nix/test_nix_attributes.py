@@ -28,7 +28,8 @@ def used(pattern: str) -> set[str]:
 def test_the_list_is_what_the_expressions_use(listed: dict[str, list[str]]) -> None:
     of_lib = used(r"(?<![\w.\"/])lib\.([A-Za-z][\w'.]*)") - {"nix"}  # a file's name
     of_pkgs = used(r"(?<![\w.])(?:pkgs|final|\(pkgsOf system\))\.([A-Za-z][\w.-]*)") | {_BY_VERSION}
-    assert {"lib": sorted(of_lib), "pkgs": sorted(of_pkgs)} == listed
+    of_python = used(r"(?<![\w.])packages\.([a-z]\w*)") - {"nix"}
+    assert {"lib": sorted(of_lib), "pkgs": sorted(of_pkgs), "python3.pkgs": sorted(of_python)} == listed
 
 
 def test_the_stand_in_has_all_of_it(listed: dict[str, list[str]]) -> None:

@@ -58,6 +58,13 @@ class TestFlake:
         assert done.exit_code not in (0, 1), done.stderr
         assert "qwen3" in done.stderr
 
+    def test_what_nobody_could_be_asked_for_fails_alone_and_says_what_to_do(self, nix: Nix) -> None:
+        """The flake's checks have evaluated these packages too."""
+        done = nix("build", "#mistral", "#whisper", "--keep-going", "--no-link", "-L", ok=False)
+        assert "hf://mistralai/Mistral-7B-Instruct-v0.3@main could not be locked" in done.stderr
+        assert "hermetic lock mistral.py, then hermetic nix export mistral.py" in done.stderr
+        assert "hermetic nix export RECIPE --archives" in done.stderr
+
     def test_no_path_of_this_machine_is_in_a_derivation(self, nix: Nix, repository: Path) -> None:
         packages = json.loads(nix("flake", "show", "", "--json").stdout)["packages"]["x86_64-linux"]
         shown = nix("show-derivation", "-r", *(f"#{name}" for name in packages)).stdout

@@ -13,6 +13,7 @@ import pytest
 from hermetic.errors import HermeticError
 from hermetic.nix.export import document, export_path, text
 from hermetic.recipe import load
+from hermetic.recipe.pins import locking
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = sorted(
@@ -42,7 +43,8 @@ def test_nothing_of_this_machine_is_in_it(name: str, repository: Path) -> None:
 def test_every_stage_of_the_recipe_is_there_with_its_parameters(name: str, repository: Path) -> None:
     path = str(repository / name)
     stages = json.loads(Path(export_path(path)).read_text("utf-8"))["stages"]
-    recipe = load(path)
+    with locking():
+        recipe = load(path)
     assert set(stages) == set(recipe.names.values())
     for stage, called in recipe.names.items():
         assert stages[called].get("parameters", {}) == json.loads(json.dumps(stage.parameters_in_full()))
@@ -112,6 +114,23 @@ def test_what_nix_cannot_build_is_refused_with_its_line(
         exported(tmp_path, environment, imports, more)
     assert (caught.value.domain.value, caught.value.reason) == ("recipe", reason)
     assert "recipe.py:2" in caught.value.message
+
+
+def test_what_nobody_could_be_asked_for_says_so_once_it_is_built(tmp_path: Path) -> None:
+    lock = {"format": "hermetic lock 1", "fixed": {"hf://a/model@main": {"unresolved": "the Hub does not answer"}}}
+    (tmp_path / "recipe.lock.json").write_text(json.dumps(lock))
+    more = ', inputs={"model": hub_snapshot("a/model"), "other": hub_snapshot("a/model")}'
+    found = exported(tmp_path, 'PythonEnv("lock.txt")', "PythonEnv hub_snapshot", more)
+    assert found["stages"]["step"]["inputs"] == {role: {"fixed": "hf://a/model@main"} for role in ("model", "other")}
+    said = found["fixed"]["hf://a/model@main"]["unresolved"]
+    for words in ("hf://a/model@main could not be locked: the Hub does not answer", "hermetic lock recipe.py"):
+        assert words in said
+
+
+def test_what_was_never_asked_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HermeticError) as caught:
+        exported(tmp_path, 'Image("registry.example.com/tool:1")', "Image")
+    assert (caught.value.domain.value, caught.value.reason) == ("recipe", "not-locked")
 
 
 def test_check_fails_on_drift_and_writes_nothing(tmp_path: Path, cli) -> None:
