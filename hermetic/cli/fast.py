@@ -112,6 +112,8 @@ def _plan(_: dict[str, Any], root: str, found: Remembered) -> tuple[str, str] | 
     expected = [graph.expects[number] for number, there in in_place.items() if not there and number in graph.expects]
     if fetching + sum(expected) > peek.free(root):
         return None  # there is a warning to give
+    if not all(in_place.get(number, True) for number in graph.gpus):
+        return None  # which this machine may not have
     building = sum(not there and number not in graph.fetches for number, there in in_place.items())
     if building and peek.has_history(root):
         return None  # from which reasons and times are told

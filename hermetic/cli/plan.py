@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 
 from hermetic.cli import approved, console, options, plan_text, plan_unlocked
@@ -10,6 +12,7 @@ from hermetic.digest import Key
 from hermetic.errors import HermeticError
 from hermetic.realise.evaluated import split_reference
 from hermetic.realise.forecast import Disk, Expected, disk, forecast
+from hermetic.realise.hopeless import hopeless
 from hermetic.realise.plan import Plan, Step, make_plan
 
 
@@ -62,7 +65,9 @@ def show(session: Opened, *, as_json: bool) -> None:
     if not as_json:
         console.note(_summary(plan, expected, space))
         if space.short:
-            console.warning(plan_text.too_small(space.needed, space.free, str(session.store.root)))
+            console.warning(space.warning(str(session.store.root)))
+        for message in _not_here(plan, session):
+            console.warning(message)
     session.remember()
 
 
@@ -91,6 +96,13 @@ def _line(step: Step, session: Opened, expected: dict[Key, Expected]) -> str:
     if guess is None:
         return plan_text.line(step.action, derivation.name, path)
     return plan_text.line(step.action, derivation.name, path, guess.reason, guess.seconds)
+
+
+def _not_here(plan: Plan, session: Opened) -> Iterator[str]:
+    """For a plan is made on any machine, and says so of stages that must be built on another."""
+    errors = hopeless(plan, session.store)
+    more = f" (so do {len(errors) - 1} more stages)" if len(errors) > 1 else ""
+    yield from (error.message + more for error in errors[:1])
 
 
 def _summary(plan: Plan, expected: dict[Key, Expected], space: Disk) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NEW", "amount", "disk", "line", "summary", "too_small"]
+__all__ = ["NEW", "amount", "disk", "line", "summary"]
 
 NEW = "new"  # as hermetic.realise.forecast says it, which imports more
 
@@ -41,13 +41,6 @@ def disk(needed: float, unknown: int) -> str:
     from hermetic.realise.display import human_bytes
 
     return f"; the disk must hold {'at least ' if unknown else ''}{human_bytes(needed)} more"
-
-
-def too_small(needed: float, free: float, root: str) -> str:
-    """A warning."""
-    from hermetic.realise.display import human_bytes
-
-    return f"{root} has {human_bytes(free)} free and needs {human_bytes(needed)}: hermetic gc, or another --store"
 
 
 def _time(seconds: float) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DAMAGE", "Graph", "Remembered", "find", "remember"]
 
-_FORMAT = 4
+_FORMAT = 5
 _LENGTH = 8
 
 #: What reading a file that is not as we wrote it may raise.
@@ -34,10 +34,10 @@ DAMAGE = (OSError, ValueError, EOFError, TypeError, KeyError, IndexError)
 class Graph:
     """Derivations by number, inputs first: `keys` in hexadecimal, `outputs` as their names in ``store/`` are, and
     `needs` the numbers of what each is built from. `fetches` has the bytes of those that are fetched, by number,
-    `expects` those that a stage expects of itself.
+    `expects` those that a stage expects of itself; `gpus` are those that need one.
     """
 
-    __slots__ = ("expects", "fetches", "keys", "needs", "outputs")
+    __slots__ = ("expects", "fetches", "gpus", "keys", "needs", "outputs")
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Graph:
         needs: list[list[int]],
         fetches: dict[int, int],
         expects: dict[int, int],
+        gpus: list[int],
     ) -> None:
         if not len(keys) == len(outputs) == len(needs):
             raise ValueError("a damaged graph")
@@ -54,6 +55,7 @@ class Graph:
         self.needs = needs
         self.fetches = fetches
         self.expects = expects
+        self.gpus = gpus
 
 
 class Remembered:
@@ -141,7 +143,10 @@ def remember(reference: str, overrides: Mapping[str, str], evaluated: Evaluated,
     _write(_file(asked), len(head).to_bytes(_LENGTH, "little") + head + marshal.dumps(_graph(evaluated)))
 
 
-def _graph(evaluated: Evaluated) -> tuple[list[str], list[str], list[list[int]], dict[int, int], dict[int, int]]:
+def _graph(
+    evaluated: Evaluated,
+) -> tuple[list[str], list[str], list[list[int]], dict[int, int], dict[int, int], list[int]]:
+    """What `Graph` is made of."""
     derivations = evaluated.graph.derivations
     numbers = {key: number for number, key in enumerate(derivations)}
     return (
@@ -154,6 +159,7 @@ def _graph(evaluated: Evaluated) -> tuple[list[str], list[str], list[list[int]],
             for key, item in derivations.items()
             if item.fixed is None and (expected := item.stage.expected_bytes())
         },
+        [numbers[key] for key, item in derivations.items() if item.fixed is None and item.stage.gpu is not None],
     )
 
 

@@ -148,6 +148,8 @@ class Plain:
         self._last: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
+        if event.kind == "warning":
+            sys.stderr.write(f"warning: {event.data['message']}\n")
         row = self.state.apply(event)
         if row is None or not self._worth_a_line(event, row):
             return
@@ -182,6 +184,8 @@ class Live:
         self._screen = Screen(console=Console(stderr=True), get_renderable=self._render, refresh_per_second=8)
 
     def __call__(self, event: Event) -> None:
+        if event.kind == "warning":
+            self._screen.console.print(f"warning: {event.data['message']}", style="yellow", markup=False)
         with self._lock:
             self.state.apply(event)
 

@@ -17,9 +17,9 @@ FINAL = frozenset({"in-place", "adopted", "built", "fetched", "failed", "skipped
 class Event:
     """One thing that happened.
 
-    `kind` is ``plan`` (what will be done), ``state`` (a stage is now waiting, preparing, building, fetching,
-    storing, or in one of `FINAL`), ``progress`` (bytes so far, and of how many if known), ``output`` (what the stage
-    printed) or ``result`` (the store paths). `at` is seconds since the epoch.
+    `kind` is ``plan`` (what will be done), ``warning`` (a ``message`` before it begins), ``state`` (a stage is now
+    waiting, preparing, building, fetching, storing, or in one of `FINAL`), ``progress`` (bytes so far, and of how many
+    if known), ``output`` (what the stage printed) or ``result`` (the store paths). `at` is seconds since the epoch.
     """
 
     kind: str

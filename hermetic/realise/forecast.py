@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from hermetic.canonical import Value
 from hermetic.derivation import Derivation
 from hermetic.digest import Key
+from hermetic.realise.display import human_bytes
 from hermetic.realise.explain import changes, nearest
 from hermetic.realise.plan import Plan
 from hermetic.store import Store
 
-__all__ = ["Disk", "Expected", "disk", "forecast"]
+__all__ = ["Disk", "Expected", "disk", "forecast", "least_disk"]
 
 _FIELDS = 3  # of a reason; why-rebuild has them all
 
@@ -56,15 +57,27 @@ class Disk:
         """Bytes that are missing, as far as is known."""
         return max(0, self.needed - self.free)
 
+    def warning(self, root: str) -> str:
+        """For people, of a disk that is too small."""
+        needed, free = human_bytes(self.needed), human_bytes(self.free)
+        return f"{root} has {free} free and needs {needed}: hermetic gc, or another --store"
+
 
 def disk(plan: Plan, expected: Mapping[Key, Expected], store: Store) -> Disk:
     """What `plan` takes of the disk."""
+    return _disk(plan, [guess.bytes for guess in expected.values()], store)
+
+
+def least_disk(plan: Plan, store: Store) -> Disk:
+    """The same from what stages say of themselves alone, which reads nothing of the store's history."""
+    return _disk(plan, [item.stage.expected_bytes() for item in plan.to_build], store)
+
+
+def _disk(plan: Plan, built: list[int | None], store: Store) -> Disk:
     fetched = sum(item.fixed.size for item in plan.to_fetch if item.fixed is not None)
-    built = sum(guess.bytes or 0 for guess in expected.values())
     status = os.statvfs(store.root)
-    return Disk(
-        fetched + built, status.f_bavail * status.f_frsize, sum(guess.bytes is None for guess in expected.values())
-    )
+    needed = fetched + sum(size or 0 for size in built)
+    return Disk(needed, status.f_bavail * status.f_frsize, sum(size is None for size in built))
 
 
 def forecast(to_build: Iterable[Derivation], store: Store) -> dict[Key, Expected]:

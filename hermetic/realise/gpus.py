@@ -20,7 +20,7 @@ from hermetic.sandbox.gpu import Device, Inventory, discover
 from hermetic.sandbox.gpu_driver import GpuAccess
 from hermetic.sandbox.plan import Limits
 
-__all__ = ["fitting", "granted", "identity", "planned"]
+__all__ = ["fitting", "granted", "identity", "insist", "planned"]
 
 _POLL: Final = 0.1  # seconds between two looks at GPUs that other processes use
 _PATIENCE: Final = 120  # seconds; a first cuInit without persistence mode takes some
@@ -40,6 +40,11 @@ def planned(gpu: Gpu) -> GpuAccess | None:
     except HermeticError:
         return None
     return gpu_driver.access(devices[: gpu.count], discover().root)
+
+
+def insist(gpu: Gpu, who: str) -> None:
+    """Raises `HermeticError` (environment/gpu-missing, environment/gpu-mismatch) if this machine has no such GPU."""
+    fitting(_resolved(gpu), who)
 
 
 @asynccontextmanager

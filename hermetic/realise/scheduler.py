@@ -12,6 +12,8 @@ from hermetic.errors import HermeticError, HermeticErrors
 from hermetic.realise.builder import Builder, Built
 from hermetic.realise.events import Event, Listener
 from hermetic.realise.fetching import Fetcher
+from hermetic.realise.forecast import least_disk
+from hermetic.realise.hopeless import hopeless
 from hermetic.realise.plan import Plan, make_plan
 from hermetic.store import Realisation
 
@@ -22,7 +24,9 @@ _POLL = 0.05  # seconds between two looks at a key that another process is build
 
 @dataclass
 class Scheduler:
-    """Runs one plan. After an error nothing new starts, unless `keep_going`; what is running is stopped cleanly."""
+    """Runs one plan. Nothing starts if a stage of it is known to fail; after an error nothing new starts, and what is
+    running is stopped cleanly. With `keep_going` all that can be done is.
+    """
 
     graph: Graph
     builder: Builder
@@ -37,6 +41,10 @@ class Scheduler:
         self.builder.run.lease(self.graph.derivations)  # before looking what is there, or the collector may take it
         plan = make_plan(self.graph, wanted, self.builder.store)
         self._announce(plan)
+        if (space := least_disk(plan, self.builder.store)).short:
+            self.listener(Event("warning", data={"message": space.warning(str(self.builder.store.root))}))
+        if not self.keep_going and (errors := hopeless(plan, self.builder.store)):
+            raise errors[0]
         tasks: dict[Key, asyncio.Task[Realisation | None]] = {}
         try:
             for step in plan.steps:

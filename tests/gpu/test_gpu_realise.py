@@ -54,6 +54,40 @@ def test_without_a_gpu_the_error_names_the_machine_that_is_needed(cli, recipe, m
     assert "1 x NVIDIA H200 (140 GiB, sm 9.0)" in result.stderr
 
 
+LATE = """\
+    first = Script("first.py", environment=env)
+    engine = Script("look.py", environment=env, inputs={"first": first}, gpu=Gpu("NVIDIA H200"))
+    default = engine
+"""
+FIRST = "open('/build/out/first', 'w').close()  # {0}"
+
+
+def test_nothing_is_begun_that_a_missing_gpu_makes_useless(cli, recipe, machine, store_root) -> None:
+    name, other = recipe(LATE, first=FIRST), machine(H100())
+    result = cli("realise", name, env=other)
+    assert result.exit_code == 4
+    assert "environment/gpu-mismatch" in result.stderr
+    assert not list((store_root / "store").glob("*-first"))
+    for _ in "evaluated", "remembered":
+        planned = cli("plan", name, env=other)
+        assert planned.exit_code == 0
+        assert "warning: stage 'engine' is declared for 1 x NVIDIA H200" in planned.stderr
+
+
+def test_what_others_can_use_is_built_if_asked_for(cli, recipe, machine, store_root) -> None:
+    result = cli("realise", "--keep-going", recipe(LATE, first=FIRST), env=machine())
+    assert result.exit_code == 4
+    assert list((store_root / "store").glob("*-first"))
+
+
+def test_a_result_may_be_taken_over_where_it_could_not_be_built(cli, recipe, machine) -> None:
+    built = cli("realise", recipe(LATE, first=FIRST.format("one")), env=machine(H200()))
+    assert built.exit_code == 0, built.stderr
+    again = cli("realise", recipe(LATE, first=FIRST.format("two")), env={"HERMETIC_TEST_GPUS": ""})
+    assert again.exit_code == 0, again.stderr
+    assert "adopted" in again.stderr
+
+
 def test_keys_are_known_without_a_gpu(cli, recipe, machine) -> None:
     name = recipe(ENGINE)
     without = cli("path", name, env={"HERMETIC_TEST_GPUS": ""})

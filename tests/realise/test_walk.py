@@ -527,3 +527,17 @@ class TestDisk:
         assert "the disk" not in cli("plan", name).stderr
         cli("realise", name)
         assert "; the disk must hold " in cli("plan", name, "--set", "n=2").stderr
+
+    def test_a_warning_comes_before_what_is_known_not_to_fit(self, cli, recipe, tmp_path) -> None:
+        (tmp_path / "acme.py").write_text(
+            "from hermetic import Stage\n"
+            "class Huge(Stage):\n"
+            "    kind = 'acme.huge'\n"
+            "    programs = ('make.sh',)\n"
+            "    def expected_bytes(self):\n"
+            "        return 10 ** 18\n"
+        )
+        name = recipe("from acme import Huge\nhuge = Huge(environment=env)\n", make="$B touch /build/out/x")
+        result = cli("realise", name)
+        assert result.exit_code == 0
+        assert "free and needs 1000000.0 TB: hermetic gc, or another --store" in result.stderr.splitlines()[0]
