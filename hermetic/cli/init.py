@@ -11,12 +11,10 @@ import click
 from hermetic.cli import console, options
 from hermetic.errors import Domain, HermeticError
 
-_KINDS = ("tensorrt-llm", "tensorrt-llm-pytorch", "openvino", "aoti")
-
 
 @click.command("init")
 @click.argument("model", metavar="OWNER/NAME|DIR")
-@click.option("--kind", type=click.Choice(_KINDS), required=True, help="The engine kind.")
+@click.option("--kind", required=True, help="The engine kind: tensorrt-llm, tensorrt-llm-pytorch, openvino or aoti.")
 @click.option("--gpu", default="", metavar="GPU[:COUNT]", help="h100, h200:2, cpu, …, or NAME,GIB,SM.")
 @click.option("--quantisation", default="", metavar="FORMAT", help="fp8, nvfp4, int4_awq, int8_wo, …, none.")
 @click.option("--family", default="", help="llama, qwen3, …, where the model's name does not tell.")

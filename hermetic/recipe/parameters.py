@@ -37,8 +37,9 @@ def param(
     if running is not None:
         running.parameters[name] = {"type": kind.__name__, "default": default, "help": help}
     value = default if given is None else _convert(name, kind, given)
-    if value is None:
+    if value is None and given is None:
         evaluation.fail("parameter-missing", f"the parameter {name!r} has no value", hint=f"add --set {name}=VALUE")
+    if value is None:
         return cast("T", kind())  # type: ignore[misc]  # a stand-in of the right type; the error is collected
     if choices and value not in choices:
         allowed = ", ".join(str(choice) for choice in choices)

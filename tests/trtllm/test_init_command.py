@@ -98,6 +98,8 @@ class TestRefusals:
         [
             ({"gpu": "h9"}, "gpu-unknown", "'h9'"),
             ({"gpu": "h100:no"}, "gpu-unknown", "no number of GPUs"),
+            ({"gpu": "h100:"}, "gpu-unknown", "no number of GPUs"),
+            ({"kind": "tensorrtllm"}, "kind-unknown", "'tensorrtllm'"),
             ({"gpu": ""}, "gpu-missing", "one GPU product"),
             ({"gpu": "cpu"}, "kind-and-gpu", "needs an NVIDIA GPU"),
             ({"gpu": "t4"}, "kind-and-gpu", "sm 7.5"),
@@ -128,6 +130,14 @@ class TestRefusals:
         error = refused(**asked)
         assert error.reason == reason
         assert said in error.message
+
+    @pytest.mark.parametrize(
+        ("asked", "meant"),
+        [({"gpu": "h1000"}, "h100"), ({"gpu": "RTX_6000"}, "rtx-pro-6000"), ({"kind": "onnx-genai"}, "")],
+    )
+    def test_a_slip_is_told_what_was_meant(self, asked: dict[str, str], meant: str) -> None:
+        hint = refused(**asked).hint or ""
+        assert hint.startswith(f"did you mean {meant}?" if meant else "--kind with one of")
 
     def test_a_family_comes_from_whoever_knows_best(self) -> None:
         assert family_of("deepseek-ai/DeepSeek-R1-Distill-Llama-8B") == "llama"

@@ -93,6 +93,11 @@ class TestContradictions:
         assert (code, found["severity"]) == (3, "error")
         assert "--max_output_tokens" in found["message"]
 
+    @pytest.mark.parametrize("name", ["max_batch_size", "max_seq_len", "max_beam_width"])
+    def test_a_limit_of_nothing_is_an_error(self, lint, name: str) -> None:
+        code, (found,) = lint("tensorrt-llm/release:1.2.1", options=f'{{"{name}": 0}}')
+        assert (code, found["code"]) == (3, "out-of-range")
+
     def test_a_doubt_is_a_warning(self, lint) -> None:
         code, (found,) = lint("tritonserver:25.04-trtllm-python-py3", "0.18.2", options='{"fuse_fp4_quant": "enable"}')
         assert (code, found["severity"], found["code"]) == (0, "warning", "unsure-option")

@@ -49,7 +49,9 @@ def _document(asked: Request) -> Text:
 def _weights_in_words(asked: Request) -> str:
     if asked.stored:
         return f"as it is stored ({asked.stored})"
-    return "not quantised" if asked.quantisation == "none" else f"quantised to {asked.quantisation}"
+    if asked.quantisation != "none":
+        return f"quantised to {asked.quantisation}"
+    return "as it is stored" if asked.kind == "tensorrt-llm-pytorch" else "not quantised"
 
 
 def _snapshot(asked: Request, *patterns: str) -> Let:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -94,11 +95,15 @@ def request(
     config: str = "",
     torch: str = "",
 ) -> Request:
-    """Raises `HermeticError` (usage/…) for the first thing that is not known or cannot be: bad-model, bad-name,
-    bad-config, gpu-missing, gpu-unknown, kind-and-gpu, family-unknown, family-for-kind, ranks-for-model,
+    """Raises `HermeticError` (usage/…) for the first thing that is not known or cannot be: kind-unknown, bad-model,
+    bad-name, bad-config, gpu-missing, gpu-unknown, kind-and-gpu, family-unknown, family-for-kind, ranks-for-model,
     already-quantised, quantisation-for-kind, does-not-fit, torch-missing, and the reasons of
     `hermetic.llm.support.refusals`.
     """
+    if kind not in KINDS:
+        close = difflib.get_close_matches(kind, KINDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"--kind with one of {', '.join(KINDS)}"
+        raise _usage("kind-unknown", f"there is no engine kind {kind!r}", hint)
     local = os.path.isdir(model)
     if not local and not _HUB.fullmatch(model):
         raise _usage("bad-model", f"{model!r} is neither a folder nor a repository of a Hub", "OWNER/NAME, or a path")
@@ -132,8 +137,8 @@ def accelerator(text: str) -> Accelerator:
 
     Raises `HermeticError` (usage/gpu-unknown).
     """
-    word, _, count = text.partition(":")
-    if count and not (count.isdigit() and int(count) > 0):
+    word, mark, count = text.partition(":")
+    if mark and not (count.isdigit() and int(count) > 0):
         raise _usage("gpu-unknown", f"--gpu {text}: {count!r} is no number of GPUs", f"--gpu {word}:2")
     number = int(count or 1)
     if word.lower() in ("cpu", "none"):
@@ -144,7 +149,9 @@ def accelerator(text: str) -> Accelerator:
     known = {one.value.lower().replace("_", "-"): one for one in SM}
     one = known.get(word.lower().replace("_", "-"))
     if one is None:
-        hint = f"{', '.join(sorted(known))}, cpu, or NAME,GIB,SM as hermetic doctor shows a machine's GPUs"
+        close = difflib.get_close_matches(word.lower().replace("_", "-"), known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        hint += f"{', '.join(sorted(known))}, cpu, or NAME,GIB,SM as hermetic doctor shows a machine's GPUs"
         raise _usage("gpu-unknown", f"what a GPU {word!r} can do is not known here", hint)
     product, least = PRODUCTS.get(one.value, ""), MEMORY[one] * 23 // 25
     sm = f"{SM[one] // 10}.{SM[one] % 10}"

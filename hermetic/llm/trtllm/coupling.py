@@ -20,6 +20,8 @@ _LOOKAHEAD: Final = "NVIDIA/TensorRT-LLM examples/lookahead/README.md"
 _MEDUSA: Final = "NVIDIA/TensorRT-LLM examples/medusa/README.md: beam search is not compatible with Medusa"
 _BUILD: Final = "NVIDIA/TensorRT-LLM tensorrt_llm/commands/build.py"
 _MODES: Final = frozenset({"draft_tokens_external", "lookahead_decoding"})  # others read the length from the checkpoint
+#: Limits without which an engine could do nothing.
+_COUNTS: Final = ("max_batch_size", "max_seq_len", "max_input_len", "max_num_tokens", "max_beam_width")
 _LORA: Final = ("lora_target_modules",)
 
 
@@ -29,6 +31,10 @@ def coupled(options: Mapping[str, Value]) -> list[Finding]:
 
 
 def _build(options: Mapping[str, Value]) -> Iterator[Finding]:
+    for name in _COUNTS:
+        value = options.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            yield Finding("out-of-range", Severity.ERROR, name, f"{name} is {value}, and should be 1 or more")
     if options.get("opt_num_tokens") and options.get("multiple_profiles") == "enable":
         yield _error("opt_num_tokens", "the tool refuses opt_num_tokens with multiple profiles", "leave it out", _BUILD)
     if options.get("weight_streaming") and options.get("gemm_plugin") not in (None, "disable"):
