@@ -34,6 +34,10 @@ def command(
     session = opened(reference, sets, store)
     target = session.evaluated.wanted[0]
     hears = target.fixed is None and target.stage.asked_with == "file"
+    if hears and system:
+        raise HermeticError(
+            Domain.USAGE, "no-system-prompt", "this engine is asked with sound alone: leave out --system"
+        )
     if hears and not os.path.isfile(prompt):
         raise HermeticError(
             Domain.USAGE, "no-such-file", f"this engine is asked with a WAV file, and {prompt!r} is none"

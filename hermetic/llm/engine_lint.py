@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from hermetic.llm import memory, pytorch, tensorrt_llm
+from hermetic.llm import memory, pytorch, tensorrt_llm, whisper
 from hermetic.llm.drivers import without_kernels
 from hermetic.llm.findings import Finding, Severity
 from hermetic.llm.origins import origins
@@ -29,6 +29,8 @@ from hermetic.recipe import Image, Recipe, Source, Stage
 
 __all__ = ["findings", "untested"]
 
+_TESTS: Final = (Smoke, whisper.WhisperSmoke)
+_PUBLISHED: Final = (tensorrt_llm.Manifest, pytorch.Manifest, whisper.Manifest, Repository)
 _LAYOUT: Final = "NVIDIA/TensorRT-LLM builder.py, Engine.save: config.json and one rank<N>.engine for each rank"
 
 
@@ -45,12 +47,12 @@ def findings(recipe: Recipe) -> Iterator[Finding]:
 def untested(recipe: Recipe) -> Iterator[Finding]:
     """Manifests and repositories that would exist although the recipe's own smoke test of the engine fails."""
     tests: dict[Stage | Source, str] = {
-        test.engine: name for test, name in recipe.names.items() if isinstance(test, Smoke)
+        test.engine: name for test, name in recipe.names.items() if isinstance(test, _TESTS)
     }
     for stage, name in recipe.names.items():
-        if not isinstance(stage, tensorrt_llm.Manifest | pytorch.Manifest | Repository) or stage.engine not in tests:
+        if not isinstance(stage, _PUBLISHED) or stage.engine not in tests:
             continue
-        if not any(isinstance(one, Smoke) and one.engine is stage.engine for one in _needed(stage)):
+        if not any(isinstance(one, _TESTS) and one.engine is stage.engine for one in _needed(stage)):
             message = f"it is made even if {tests[stage.engine]}, the smoke test of its engine, fails"
             hint = f"smoke={tests[stage.engine]}"
             yield _placed(Finding("published-untested", Severity.WARNING, "smoke", message, hint), stage, name)

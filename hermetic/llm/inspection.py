@@ -26,6 +26,7 @@ UNKNOWN: Final = "unknown"
 _MAGIC: Final = b"ftrt"
 _LARGEST_JSON: Final = 64 << 20
 _LARGEST_HEADER: Final = 100 << 20  # the safetensors format's own limit
+_HALVES: Final = ("encoder", "decoder")
 _RANK: Final = re.compile(r"rank(\d+)\.(engine|safetensors)")
 _LIMITS: Final = (
     "max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens", "opt_num_tokens", "max_beam_width",
@@ -202,8 +203,22 @@ def _hugging_face(folder: Path, config: dict[str, Any], files: Mapping[str, int]
     return facts, problems
 
 
+def _whisper(folder: Path, _: dict[str, Any], files: Mapping[str, int]) -> _Found:
+    """An encoder and a decoder, each as the engine that it is."""
+    facts: dict[str, Any] = {}
+    problems: list[str] = []
+    for half in _HALVES:
+        own = {name.removeprefix(f"{half}/"): size for name, size in files.items() if name.startswith(f"{half}/")}
+        facts[half], wrong = _engine(folder / half, _json(folder / half / "config.json"), own)
+        problems += [f"{half}: {text}" for text in wrong]
+    vocabulary = [name for name in files if name.endswith(".tiktoken")]
+    problems += [] if vocabulary else ["it has no vocabulary"]
+    return facts | {"vocabulary": _first(vocabulary)}, problems
+
+
 _KINDS: Final[tuple[tuple[str, Callable[[dict[str, Any], Mapping[str, int]], bool], Callable[..., _Found]], ...]] = (
     ("tensorrt-llm engine", lambda config, _: "build_config" in config and "pretrained_config" in config, _engine),
+    ("tensorrt-llm whisper", lambda _, files: all(f"{half}/config.json" in files for half in _HALVES), _whisper),
     ("openvino engine", lambda _, files: "openvino_model.xml" in files, _openvino),
     (
         "tensorrt-llm checkpoint",

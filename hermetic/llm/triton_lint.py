@@ -13,6 +13,7 @@ from hermetic.llm.pytorch import PyTorchModel
 from hermetic.llm.tensorrt_llm import Engine
 from hermetic.llm.triton import Repository
 from hermetic.llm.trtllm.coupling import NEEDS_PAGED_CONTEXT
+from hermetic.llm.whisper import Whisper
 from hermetic.recipe import Recipe, Source
 
 __all__ = ["findings", "policy_findings", "promises"]
@@ -52,10 +53,9 @@ def _queue(stage: Repository) -> Iterator[Finding]:
 
 
 def _limits(stage: Repository) -> Iterator[Finding]:
-    if not isinstance(stage.engine, Engine):
-        return
-    for name in _LIMITS:
-        wanted, most = getattr(stage, name), stage.engine.options.get(name)
+    halves = (stage.engine.encoder, stage.engine.decoder) if isinstance(stage.engine, Whisper) else (stage.engine,)
+    for name, engine in ((name, half) for name in _LIMITS for half in halves if isinstance(half, Engine)):
+        wanted, most = getattr(stage, name), engine.options.get(name)
         if isinstance(most, int) and wanted > most:
             message = f"{name} is {wanted}, and the engine is built with {most}"
             yield Finding("repository-over-engine", Severity.ERROR, name, message, f"{name}={most}, or another engine")
@@ -85,6 +85,11 @@ def _manifest(stage: Repository) -> Iterator[Finding]:
 
 
 def _other_kinds(stage: Repository) -> Iterator[Finding]:
+    if isinstance(stage.engine, Whisper):
+        for name in ("bls", "max_seq_len"):
+            if getattr(stage, name):
+                message = f"an engine that hears is not served with {name}"
+                yield Finding("repository-setting", Severity.ERROR, name, message, "leave it out")
     if isinstance(stage.engine, OpenVinoEngine | PyTorchModel):
         kind = "openvino" if isinstance(stage.engine, OpenVinoEngine) else "tensorrt-llm-pytorch"
         for name in ("queue_delay_us", "queue_size", "parameters"):

@@ -65,6 +65,19 @@ class TestAsTheyAre:
         changed = [stage for stage, key in after.items() if before[stage] != key]
         assert changed == ["engine", "smoke", "manifest", "repository"]
 
+    def test_what_is_wrong_with_whisper_is_said(self, cli, tmp_path: Path) -> None:
+        shutil.copy(RECIPES / "whisper.lock.json", tmp_path / "recipe.lock.json")
+        wrong = "untested = Manifest(engine=engine)\n"
+        wrong += "wide = triton_repository(engine, manifest=manifest, max_batch_size=99, bls=True)\n"
+        (tmp_path / "recipe.py").write_text((RECIPES / "whisper.py").read_text() + wrong)
+        result = cli("lint", "recipe.py", "--json")
+        found = {(one["where"], one["code"]) for one in map(json.loads, result.lines)}
+        assert found == {
+            ("untested: smoke", "published-untested"),
+            ("wide: max_batch_size", "repository-over-engine"),
+            ("wide: bls", "repository-setting"),
+        }
+
     def test_the_cited_pins(self) -> None:
         llama = LockFile.read(str(RECIPES / "llama.lock.json")).fixed[f"hf://{LLAMA}@main"]
         assert (llama.commit, llama.licence) == ("0e9e39f249a16976918f6564b8830bc894c89659", "llama3.1")
@@ -190,6 +203,7 @@ class TestToTheEnd:
         sound.chmod(0o600)
         asked = cli("run", "whisper.py#engine", sound, *words, env=shared)
         assert (asked.exit_code, asked.stdout.strip()) == (0, manifest["smoke"]["text"]), asked.stderr
+        assert cli("run", "whisper.py#engine", sound, "--system", "Be brief", *words, env=shared).exit_code == 2
         nothing = cli("run", "whisper.py#engine", "Who are you?", *words, env=shared)
         assert (nothing.exit_code, "is asked with a WAV file" in nothing.stderr) == (2, True)
 

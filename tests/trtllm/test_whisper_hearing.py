@@ -18,6 +18,12 @@ from whisper_kit import BYTES, ENGLISH, GERMAN, halves, vocabulary, wav
 from whisper_sound import NoSound, log_mel, mel_filters, pieces, read_wav
 from whisper_words import Unknown, Words
 
+from hermetic.errors import HermeticError
+from hermetic.llm.inspection import inspect
+from hermetic.llm.tensorrt_llm import Engine
+from hermetic.llm.whisper import Whisper
+from hermetic.recipe import Host, Source
+
 ASKED = {"language": "en", "task": "transcribe", "tolerance": "0.2", "allow_repetition": False}
 #: The first word of what the stand-in hears is made of the sound.
 SAID = "12345678: an answer of the stand-in"
@@ -121,6 +127,15 @@ class TestEngine:
             *(f"{half}/{name}" for half in ("decoder", "encoder") for name in ("config.json", "rank0.engine")),
             "multilingual.tiktoken",
         ]
+
+    def test_what_inspect_says(self, tmp_path: Path) -> None:
+        join(self.stage(tmp_path))
+        found = inspect(tmp_path / "out")
+        assert (found.kind, found.problems) == ("tensorrt-llm whisper", ())
+        assert found.facts["decoder"]["limits"]["max_seq_len"] == 114
+        assert (found.facts["encoder"]["tensorrt_llm"], found.facts["vocabulary"]) == ("1.2.1", "multilingual.tiktoken")
+        (tmp_path / "out" / "encoder" / "rank0.engine").unlink()
+        assert inspect(tmp_path / "out").problems == ("encoder: rank0.engine is missing",)
 
     def test_halves_that_do_not_fit(self, tmp_path: Path) -> None:
         stage = self.stage(tmp_path)
@@ -229,3 +244,29 @@ class TestTranscribe:
         ended = kit.run("trtllm_transcribe.py", ASKED | {"language": "xx"}, roles=("engine", "sound"))
         assert json.loads((kit.folder / "stage.json").read_text())["parameters"]["language"] == "xx"
         assert "the model has no <|xx|>" in ended.stderr
+
+
+class TestRecipe:
+    def half(self, release: str = "1.2.1", **options: int) -> Engine:
+        given = {"environment": Host(paths=("/bin/sh",)), "checkpoint": Source(__file__)}
+        return Engine(release=release, options={"max_encoder_input_len": 3000, **options}, **given)
+
+    def test_what_is_said_of_the_language_is_no_other_engine(self) -> None:
+        encoder, decoder = self.half(max_input_len=3000, max_seq_len=3000), self.half()
+        german = Whisper(encoder=encoder, decoder=decoder, vocabulary=Source(__file__), language="de")
+        assert german.parameters_in_key() == {}
+        assert german.run_parameters() == {"language": "de", "task": "transcribe"}
+
+    @pytest.mark.parametrize(
+        ("encoder", "decoder", "said"),
+        [
+            ({"max_input_len": 1500}, {}, "max_input_len is 1500, and 30 seconds of sound are 3000 frames"),
+            ({}, {"max_encoder_input_len": 1500}, "max_encoder_input_len is 1500"),
+            ({"release": "1.2.0"}, {}, r"the encoder is of 1\.2\.0, the decoder of 1\.2\.1"),
+            ({"release": "0.13.0"}, {"release": "0.13.0"}, r"taken by TensorRT-LLM 0\.15\.0 and later"),
+        ],
+    )
+    def test_halves_that_do_not_hear(self, encoder: Any, decoder: Any, said: str) -> None:
+        halves = self.half(**{"max_input_len": 3000, "max_seq_len": 3000} | encoder), self.half(**decoder)
+        with pytest.raises(HermeticError, match=said):
+            Whisper(encoder=halves[0], decoder=halves[1], vocabulary=Source(__file__))
