@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import wave
 from pathlib import Path
@@ -16,6 +17,7 @@ GERMAN, ENGLISH = 51866, 51864
 SIZES = {"multilingual.tiktoken": 50257, "gpt2.tiktoken": 50256}
 
 
+@functools.cache
 def vocabulary(name: str = "multilingual.tiktoken") -> bytes:
     """In the form of OpenAI's file and of its length; beyond the single bytes its tokens are made up."""
     tokens = [bytes([byte]) for byte in BYTES] + [b"<%d>" % rank for rank in range(256, SIZES[name])]

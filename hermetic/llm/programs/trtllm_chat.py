@@ -12,7 +12,7 @@ import sys
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
 from stage_file import Refused, StageFile, run
-from trtllm_session import open_session, own_stdout, under_mpirun
+from trtllm_session import leaving, open_session, own_stdout, under_mpirun
 
 
 def answer(stage: StageFile) -> None:
@@ -42,4 +42,4 @@ def answer(stage: StageFile) -> None:
 
 
 if __name__ == "__main__":
-    run(answer)
+    run(leaving(answer))

@@ -17,7 +17,7 @@ from typing import Any
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
 from stage_file import StageFile, read_json, run, say, write_json
-from trtllm_session import ExecutorSession, own_stdout, under_mpirun
+from trtllm_session import ExecutorSession, leaving, own_stdout, under_mpirun
 
 _ANSWER = 32
 _LENGTHS = (8, 32, 96)
@@ -135,4 +135,4 @@ def _answers(folder: Path, told: dict[str, Any] | None) -> list[list[int]] | Non
 
 
 if __name__ == "__main__":
-    run(build)
+    run(leaving(build))

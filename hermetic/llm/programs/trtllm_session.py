@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from model_yaml import read_yaml
-from stage_file import Refused, read_json
+from stage_file import Refused, StageFile, read_json
 from trtllm_speculation import alone, counts, executor_settings, with_drafts
 
 #: Keys of model.yaml that are for Triton's backend and not for ``tensorrt_llm.LLM``.
@@ -52,6 +52,23 @@ def under_mpirun(folder: Path) -> None:
         raise Refused(f"the engine has {world} ranks, and this environment has no mpirun to start them with")
     command = ["mpirun", "-n", str(world), "--allow-run-as-root", "--oversubscribe", sys.executable, "-B"]
     os.execv(tool, [*command, *sys.argv])  # noqa: S606  # each of them does what this process would have done
+
+
+def leaving(build: Callable[[StageFile], None]) -> Callable[[StageFile], None]:
+    """`build`, and where it is refused the process is gone at once: an executor's threads may wait for one another for
+    ever, and Python for them.
+    """
+
+    def wrapped(stage: StageFile) -> None:
+        try:
+            build(stage)
+        except Refused as refusal:
+            sys.stdout.flush()
+            sys.stderr.write(f"error: {refusal}\n")
+            sys.stderr.flush()
+            os._exit(1)
+
+    return wrapped
 
 
 def open_session(folder: Path, *, guided: bool, told: dict[str, Any] | None = None) -> Session:

@@ -23,7 +23,7 @@ sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does 
 
 from repetition import repetition
 from stage_file import Refused, StageFile, run, say, write_json
-from trtllm_session import Answer, DraftedSession, Session, open_session, own_stdout, under_mpirun
+from trtllm_session import Answer, DraftedSession, Session, leaving, open_session, own_stdout, under_mpirun
 from trtllm_speculation import rate
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -181,4 +181,4 @@ def _check_tokens(session: Session, what: str, answer: Answer) -> None:
 
 
 if __name__ == "__main__":
-    run(build)
+    run(leaving(build))

@@ -11,7 +11,7 @@ import sys
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
 
 from stage_file import Refused, StageFile, run
-from trtllm_session import own_stdout
+from trtllm_session import leaving, own_stdout
 from trtllm_whisper_session import WhisperSession, recording
 
 
@@ -28,4 +28,4 @@ def answer(stage: StageFile) -> None:
 
 
 if __name__ == "__main__":
-    run(answer)
+    run(leaving(answer))

@@ -19,7 +19,7 @@ sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # `python -P` does 
 
 from repetition import repetition
 from stage_file import Refused, StageFile, run, say, write_json
-from trtllm_session import own_stdout
+from trtllm_session import leaving, own_stdout
 from trtllm_smoke import distance
 from trtllm_whisper_session import Heard, WhisperSession, recording
 
@@ -81,4 +81,4 @@ def words(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(build)
+    run(leaving(build))
