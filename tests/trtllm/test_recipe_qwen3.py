@@ -30,8 +30,11 @@ class TestRealPins:
         assert DIGEST in cli("plan", str(RECIPES / "qwen3.py"), "--commands").stdout
 
     def test_the_checks_accept_it(self, cli) -> None:
+        """The card of the build guide does not hold eight requests of 16,384 tokens at once, which is said."""
         result = cli("lint", str(RECIPES / "qwen3.py"), "--json")
-        assert (result.exit_code, result.lines) == (0, [])
+        found = [json.loads(line) for line in result.lines]
+        said = [(one["severity"], one["code"], one["where"]) for one in found]
+        assert (result.exit_code, said) == (0, [("note", "batch-over-cache", "nvfp4_engine: options")])
 
 
 @pytest.fixture(scope="module")
