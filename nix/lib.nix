@@ -254,6 +254,19 @@ let
       [ -z "$tokenizer" ] || export TOKENIZER_DIR="$tokenizer"
     '';
 
+  # Engines of the kind tensorrt-llm have a file for each rank; others are not looked at.
+  checkRanks = name: worldSize: ''
+    engine="''${TRTLLM_ENGINE_PATH:-$HOME/.cache/trtllm-engines/${name}}"
+    ranks=0
+    for file in "$engine"/rank*.engine; do
+      [ ! -e "$file" ] || ranks=$((ranks + 1))
+    done
+    if [ $ranks != 0 ] && [ $ranks != ${toString worldSize} ]; then
+      echo "error: $engine has $ranks ranks, and worldSize is ${toString worldSize}" >&2
+      exit 2
+    fi
+  '';
+
   # A program that starts Triton with the engine of TRTLLM_ENGINE_PATH, or ~/.cache/trtllm-engines/<name>.
   mkTritonServerRuntime =
     {
@@ -264,22 +277,17 @@ let
       httpPort ? 8000,
       grpcPort ? 8001,
       metricsPort ? 8002,
-      worldSize ? 1,
+      worldSize ? null, # how many ranks the engine must have; how many it has it says itself
       manifest ? null, # what vouches for an engine that lies outside of Nix's store
     }:
-    let
-      tokenizer = exportTokenizer { inherit lock revision tokenizerModel; };
-    in
-    if worldSize != 1 then
-      throw "an engine says how many ranks it has; hermetic serve starts them"
-    else
-      pkgs.writeShellScriptBin "tritonserver-${name}" ''
-        export TRITON_HTTP_PORT="''${TRITON_HTTP_PORT:-${toString httpPort}}"
-        export TRITON_GRPC_PORT="''${TRITON_GRPC_PORT:-${toString grpcPort}}"
-        export TRITON_METRICS_PORT="''${TRITON_METRICS_PORT:-${toString metricsPort}}"
-        ${tokenizer}
-        exec ${hermetic}/bin/hermetic serve triton ${lib.escapeShellArg name} ${vouching manifest} "$@"
-      '';
+    pkgs.writeShellScriptBin "tritonserver-${name}" ''
+      export TRITON_HTTP_PORT="''${TRITON_HTTP_PORT:-${toString httpPort}}"
+      export TRITON_GRPC_PORT="''${TRITON_GRPC_PORT:-${toString grpcPort}}"
+      export TRITON_METRICS_PORT="''${TRITON_METRICS_PORT:-${toString metricsPort}}"
+      ${exportTokenizer { inherit lock revision tokenizerModel; }}
+      ${lib.optionalString (worldSize != null) (checkRanks name worldSize)}
+      exec ${hermetic}/bin/hermetic serve triton ${lib.escapeShellArg name} ${vouching manifest} "$@"
+    '';
 
   # A program that answers OpenAI's API in front of that Triton.
   mkOpenAIProxy =

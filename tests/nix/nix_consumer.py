@@ -34,7 +34,7 @@ CONSUMER = """\
         };
         tokenizer = made.mkTritonServerRuntime { name = "named"; tokenizerModel = "Qwen/Qwen3-32B"; };
         unpinned = made.mkHfModel { hfModel = "somebody/a-model"; };
-        server = made.mkTritonServerRuntime { name = "tiny"; manifest = ./manifest; };
+        server = made.mkTritonServerRuntime { name = "tiny"; manifest = ./manifest; worldSize = 2; };
         relaxed = made.relaxed.mkEngine { name = "tiny"; hfModel = ./model; gpu = %s; };
       };
     };

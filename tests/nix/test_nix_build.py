@@ -244,6 +244,9 @@ class TestSandbox:
         (engine / "config.json").write_text("{ }")
         done = nix("run", "#server", flake=consumer, prefix="hermetic/", ok=False)
         assert "trust/engine-changed" in done.stderr
+        (engine / "rank0.engine").touch()
+        done = nix("run", "#server", flake=consumer, prefix="hermetic/", ok=False)
+        assert f"error: {engine} has 1 ranks, and worldSize is 2" in done.stderr
         assert nix.paths() == before
 
     def test_an_engine_of_the_documented_function(self, nix: Nix, consumer: Path) -> None:
