@@ -15,9 +15,13 @@ _STYLES = {"error": "\x1b[1;31m", "hint": "\x1b[36m", "warning": "\x1b[1;33m"}
 
 
 def data(text: str) -> None:
-    """One line of the result, on stdout."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """One line of the result, on stdout. Where nobody reads on, as after ``| head``, the command ends as done."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # which click would make exit code 1
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # the interpreter flushes stdout at exit
+        raise SystemExit(0) from None
 
 
 def json_line(value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -96,6 +97,16 @@ def test_a_stage_that_reads_this_machine_is_noted(cli, tmp_path: Path) -> None:
     done = cli("lint", "recipe.py")
     assert done.exit_code == 0
     assert done.lines[0].startswith("note[host-environment]: recipe.py:2: it: ")
+
+
+def test_whoever_stops_reading_is_no_error(repository: Path) -> None:
+    """``hermetic plan … | head -1``"""
+    command = [sys.executable, "-m", "hermetic", "lint", str(CORPUS / "v1-all-build-fields.yaml")]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, cwd=repository, check=False)
+    os.close(writing)
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
 
 
 def test_lint_of_a_config_loads_nothing_that_it_does_not_need() -> None:
