@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from hermetic.errors import HermeticError
 from hermetic.fetch.oci_credentials import known_hosts
+from hermetic.fetch.wheels import find_uv
 from hermetic.sandbox import abi, cgroup, gpu_driver, gpu_lease, gpu_probe, platform, podman, runner, tools, workspace
 from hermetic.sandbox.gpu import discover
 from hermetic.sandbox.gpu_driver import GpuAccess
@@ -239,10 +240,9 @@ def _reflinks(folder: str) -> bool:
 
 def _uv() -> dict[str, Any]:
     try:
-        import uv  # noqa: PLC0415  # an extra
-    except ImportError:
+        return _tool(find_uv(), "--version")
+    except HermeticError:
         return {"works": False, "error": "uv is not installed", "hint": "pip install 'hermetic-engines[python-env]'"}
-    return _tool(uv.find_uv_bin(), "--version")
 
 
 def _tool(name: str, flag: str) -> dict[str, Any]:
