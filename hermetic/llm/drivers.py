@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from hermetic.llm.findings import Finding, Severity
-from hermetic.llm.support.releases import contents, cuda_for, driver_for, is_older
+from hermetic.llm.support.releases import contents, cuda_for, driver_for, driver_for_gpu, is_older
 from hermetic.recipe import Environment, Gpu, Image, Stage
 
 __all__ = ["against", "cuda_of", "findings", "without_kernels"]
@@ -43,13 +43,19 @@ def against(place: Environment, gpu: Gpu, driver: str = "") -> Finding | None:
     asked = gpu.at_least_driver
     if driver and asked and is_older(driver, asked):
         return _finding(f"it needs driver {asked} or later, and this machine has {driver}", asked)
-    cuda = cuda_of(place) if isinstance(place, Image) else ""
-    needed, source = driver_for(cuda)
-    if not (isinstance(place, Image) and needed and (driver or asked) and is_older(driver or asked, needed)):
-        return None
     has = f"this machine has {driver}" if driver else f"the recipe is for {asked} and later"
-    message = f"{place.reference} has CUDA {cuda}, which needs driver {needed} or later; {has}"
-    return _finding(message, needed, source)
+    for whose, needed, source in _needed(place, gpu):
+        if needed and (driver or asked) and is_older(driver or asked, needed):
+            return _finding(f"{whose} needs driver {needed} or later; {has}", needed, source)
+    return None
+
+
+def _needed(place: Environment, gpu: Gpu) -> Iterator[tuple[str, str, str]]:
+    """What asks for a driver, for which, and who says so."""
+    yield str(gpu), *driver_for_gpu(gpu.sm.replace(".", ""))
+    if isinstance(place, Image):
+        cuda = cuda_of(place)
+        yield f"{place.reference} has CUDA {cuda}, which", *driver_for(cuda)
 
 
 def without_kernels(place: Environment, gpu: Gpu) -> Finding | None:

@@ -68,6 +68,15 @@ class TestFindings:
         found = list(findings([(stage(variables=variables), "engine")], driver))
         assert [one.code for one in found] == ["driver-too-old"] * too_old
 
+    def test_the_guide_s_card_with_the_guide_s_driver(self) -> None:
+        """The build guide: an RTX 5090 with driver 555.85."""
+        card = Gpu("NVIDIA GeForce RTX 5090", memory_gib=32, sm="12.0", at_least_driver="555.85")
+        own = Script(__file__, environment=Image(OWN), gpu=card)
+        (found,) = findings([(own, "engine")])
+        assert "NVIDIA GeForce RTX 5090 (32 GiB, sm 12.0) needs driver 570 or later" in found.message
+        assert found.source
+        assert not list(findings([(own, "engine")], "570.133.20"))
+
     def test_what_is_not_known_is_not_refused(self) -> None:
         assert not list(findings([(stage(OWN), "engine")], "470.1"))
         no_gpu = Script(__file__, environment=Image(RELEASE))

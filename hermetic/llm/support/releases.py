@@ -15,6 +15,7 @@ __all__ = [
     "contents",
     "cuda_for",
     "driver_for",
+    "driver_for_gpu",
     "first_release",
     "first_release_of_model",
     "is_older",
@@ -72,6 +73,12 @@ def driver_for(cuda: str) -> tuple[str, str]:
     """The oldest driver that serves a CUDA such as "12.8", and where that is from; "" if not known."""
     table = _table()["driver_for"]
     return table.get(cuda.partition(".")[0], ""), _table()["sources"][table["source"]]
+
+
+def driver_for_gpu(sm: str) -> tuple[str, str]:
+    """The oldest driver that knows a compute capability such as "120", and where that is from; "" if not known."""
+    table = _table()["driver_for_gpu"]
+    return table.get(sm, ""), _table()["sources"][table["source"]]
 
 
 def newest_cuda(driver: str) -> str:
