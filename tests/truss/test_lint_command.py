@@ -182,6 +182,14 @@ class TestItsStages:
         assert lint("H200", "--set", "driver=580.65", text=text)[0] == 0
         assert lint("H200", "--set", "driver=new", text=text)[1]["bad-driver"]["severity"] == "error"
 
+    def test_what_no_stage_can_be_made_with_is_at_its_field(self, lint) -> None:
+        text = V2.replace("max_seq_len: 8192", "max_seq_len: 8192, patch_kwargs: {{brand_new: 1}}")
+        code, found = lint("H200", text=text)
+        assert (code, found["stage-invalid"]["where"], found["stage-invalid"]["line"]) == (3, "trt_llm.runtime", 6)
+        text = STAGES.replace("source: HF, repo: Qwen/Qwen3-32B", "source: LOCAL, repo: ./nowhere")
+        code, found = lint("H200", text=text)
+        assert (code, found["source-missing"]["where"]) == (3, "trt_llm.build.checkpoint_repository.repo")
+
     def test_what_lint_calls_an_error_is_not_planned(self, lint, cli) -> None:
         lint("L4")
         done = cli("plan", "config.yaml", "--set", "gpu=NVIDIA L4,22,8.9")

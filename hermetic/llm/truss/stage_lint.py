@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -18,12 +19,13 @@ __all__ = ["lint_config"]
 
 _BUILD: Final = "trt_llm.build"
 #: What the config itself was told already, with its line.
-_SAID: Final = frozenset({"nothing-to-build", "not-yet-built"})
+_SAID: Final = frozenset({"nothing-to-build", "not-yet-built", "gpu-unknown"})
 #: Field by what a stage calls it, and by the code of what no stage could be made with.
 _FIELDS: Final = {
     "gpu": "resources.accelerator",
     "release": "trt_llm.version_overrides.engine_builder_version",
     "checkpoint": f"{_BUILD}.checkpoint_repository",
+    "source-missing": f"{_BUILD}.checkpoint_repository.repo",
     "does-not-fit": "resources.accelerator",
     "format-for-gpu": f"{_BUILD}.quantization_type",
     "cache-for-gpu": f"{_BUILD}.quantization_type",
@@ -61,18 +63,20 @@ def _assumed(truss: Truss) -> dict[str, str]:
 def _of_field(truss: Truss, found: Finding) -> Finding:
     """The same at the line of the field that somebody would change."""
     stage, _, part = found.where.rpartition(": ")
-    field = _FIELDS.get(part) or _FIELDS.get(found.code) or _option(truss, part)
-    message = found.message.removeprefix(f"{truss.file}: ")
+    field = _FIELDS.get(part) or _FIELDS.get(found.code) or _option(truss, part, found.code)
+    message = found.message  # which begins with the file as a recipe is shown, by its path from here
+    for file in (truss.file, os.path.relpath(truss.path)):
+        message = message.removeprefix(f"{file}: ")
     if not field:
         return replace(found, message=message, file=truss.file)
     placed = truss.finding(found.code, found.severity, field, message, found.hint, found.source)
     return replace(placed, message=f"{stage}: {message}" if stage else message)
 
 
-def _option(truss: Truss, part: str) -> str:
-    """An option of the engine, which is called as in the config if that has it."""
+def _option(truss: Truss, part: str, code: str) -> str:
+    """An option of the engine, which is called as in the config if that has it; or where its options are."""
     name = part.removeprefix("options").removeprefix(".")
-    if not part.startswith("options"):
+    if not part.startswith("options") and code not in ("stage-invalid", "float"):
         return ""
     if isinstance(truss.section, SectionV2):
         return f"trt_llm.runtime.{name}" if name in RuntimeV2.model_fields else "trt_llm.runtime"
