@@ -22,7 +22,7 @@ from hermetic.llm import memory
 from hermetic.llm.environments import files_environment
 from hermetic.llm.findings import Finding, Severity, errors_of
 from hermetic.llm.origins import origins
-from hermetic.llm.speculation import Eagle, Lookahead, Medusa
+from hermetic.llm.speculation import NEEDED, Eagle, Lookahead, Medusa
 from hermetic.llm.trtllm import Parsed, Table, check_values, table
 from hermetic.llm.trtllm.coupling import coupled
 from hermetic.llm.trtllm.options import UNKNOWN, Value
@@ -212,7 +212,15 @@ class Engine(Stage):
     def findings(self) -> list[Finding]:
         """What ``hermetic lint`` has to say beyond the errors that a recipe cannot have."""
         options = check_values(self.options, table(_TOOLS[self.builder], self.release)).findings
-        return [*options, *coupled(self.options), *memory.findings(self)]
+        return [*options, *coupled(self.options), *memory.findings(self), *self._untold()]
+
+    def _untold(self) -> list[Finding]:
+        mode = self.options.get("speculative_decoding_mode")
+        if mode not in NEEDED or self.speculation is not None:
+            return []
+        message = f"nothing says how an engine for {mode} drafts, so it can neither be asked nor tested"
+        hint = f"speculation={NEEDED[str(mode)].__name__}(...)"
+        return [Finding("speculation-untold", Severity.NOTE, "speculation", message, hint)]
 
 
 class Manifest(Stage):

@@ -40,7 +40,8 @@ class TestItself:
 
     def test_one_that_is_not_told_how(self, kit: Kit) -> None:
         kit.engine(speculative_decoding_mode=8, max_draft_len=83)
-        assert "nothing says how" in kit.smoke(**WITHOUT_JSON).stderr
+        assert "built for lookahead_decoding, and the recipe does not say how" in kit.smoke(**WITHOUT_JSON).stderr
+        assert "give it speculation=" in kit.run("trtllm_chat.py", {"prompt": "Hello"}).stderr
 
     def test_what_no_one_counted_is_not_there(self, kit: Kit) -> None:
         kit.engine(speculative_decoding_mode=8, max_draft_len=83)
@@ -142,6 +143,12 @@ class TestRecipe:
         with pytest.raises(HermeticError, match=said) as caught:
             self.engine(mode, length, speculation=told)
         assert caught.value.domain == Domain.RECIPE
+
+    def test_one_that_nobody_can_ask_is_noted(self) -> None:
+        (found,) = (one for one in self.engine("medusa", 63).findings() if one.code == "speculation-untold")
+        assert (found.severity.value, found.hint) == ("note", "speculation=Medusa(...)")
+        told = self.engine("medusa", 63, speculation=MEDUSA)
+        assert "speculation-untold" not in {one.code for one in told.findings()}
 
     @pytest.mark.parametrize("mode", ["lookahead_decoding", "medusa", "eagle"])
     def test_one_that_is_not_told_how_is_not_tested(self, mode: str) -> None:

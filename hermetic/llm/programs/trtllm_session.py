@@ -165,7 +165,7 @@ class ExecutorSession(Session):
         # Drafts of another engine need a cache whose blocks are used again (examples/draft_target_model/README.md).
         cache = {"free_gpu_memory_fraction": share} if share else {}
         settings: dict[str, Any] = {"kv_cache_config": api.KvCacheConfig(enable_block_reuse=bool(share), **cache)}
-        settings |= executor_settings(api, self._told, self.version)
+        settings |= executor_settings(api, self._told, made, self.version)
         if guided:
             settings["guided_decoding_config"] = self._guide()
         self._executor = api.Executor(

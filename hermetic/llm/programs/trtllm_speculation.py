@@ -11,13 +11,21 @@ from typing import Any
 
 from stage_file import Refused
 
+#: Of ``SpeculativeDecodingMode``, whose numbers config.json has (tensorrt_llm/models/modeling_utils.py).
+_MUST_BE_TOLD = {4: "medusa", 8: "lookahead_decoding", 32: "eagle"}
 #: A request with these sizes drafts nothing (examples/lookahead/README.md).
 _ALONE = (1, 1, 0)
 
 
-def executor_settings(api: Any, told: dict[str, Any], version: str) -> dict[str, Any]:
-    """Arguments of ``ExecutorConfig``. Raises `Refused` if the release has no such decoding."""
+def executor_settings(api: Any, told: dict[str, Any], made: dict[str, Any], version: str) -> dict[str, Any]:
+    """Arguments of ``ExecutorConfig`` for an engine whose build configuration is `made`.
+
+    Raises `Refused` if the release has no such decoding, or if nobody said how an engine drafts that must be told.
+    """
     if not told:
+        mode = _MUST_BE_TOLD.get(made.get("speculative_decoding_mode", 0))
+        if mode:
+            raise Refused(f"the engine was built for {mode}, and the recipe does not say how: give it speculation=")
         return {}
     try:
         return {"decoding_config": api.DecodingConfig(**_decoding(api, told))}
