@@ -66,7 +66,7 @@ def rollback(name: str, store: str | None, to: int | None, cause: str, policy: s
 
     With a policy, the restored engine is verified, started beside whatever runs and warmed up, and the deployment's log
     gets llm_rollback_completed with the cause. A server that runs goes on with the other engine, and is not ready any
-    more, until it is started again. Where that Triton comes from is said as to `hermetic serve`.
+    more, until it gets SIGHUP or is started again. Where that Triton comes from is said as to `hermetic serve`.
     """
     file = policy_of(name, policy)
     warming = imported("profile_warming") if file is not None else None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-from contextlib import ExitStack
 from typing import Any
 
 from hermetic.cli import console
@@ -17,7 +15,7 @@ from hermetic.errors import Domain, HermeticError
 from hermetic.llm.policy import PolicyFile
 from hermetic.serve.launch import serving
 from hermetic.serve.launch_command import Settings
-from hermetic.serve.launch_ports import Ports
+from hermetic.serve.launch_ports import free_ports
 from hermetic.serve.openai.app import Proxy
 from hermetic.serve.openai.engine import Engine
 from hermetic.serve.policy.events import ROLLED_BACK, WARM_UP_FAILED, WARMED_UP, EventLog, log_of
@@ -91,7 +89,9 @@ async def _asked(
     found: Prepared, deployment: Deployment, file: PolicyFile, model: str, given: dict[str, Any]
 ) -> WarmedUp:
     """With a Triton of its own, on ports that nobody has; what runs already is not disturbed."""
-    settings = Settings(ports=_free_ports(), drain_s=0, place=place_of(given), start_s=given["start_timeout"])
+    settings = Settings(
+        ports=free_ports(Settings.host), drain_s=0, place=place_of(given), start_s=given["start_timeout"]
+    )
     async with serving(found.subject, found.launcher, settings, talk_of(given, model, "rollback")) as server:
         tokenizer = os.path.join(found.subject.tokenizer, deployment.tokenizer_folder).rstrip("/")
         engine = Engine.at(model, tokenizer, server.grpc, deployment)
@@ -99,11 +99,3 @@ async def _asked(
             return await warm_up(file.policy.readiness.warm_up, Proxy({"": engine}).chat, model)
         finally:
             await engine.upstream.close()
-
-
-def _free_ports() -> Ports:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return Ports(*(int(probe.getsockname()[1]) for probe in probes))

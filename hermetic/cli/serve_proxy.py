@@ -23,7 +23,9 @@ from hermetic.serve.openai.server import listening
 from hermetic.serve.openai.settings import ProxySettings
 from hermetic.serve.triton_deployment import read_deployment, verify
 
-__all__ = ["announce", "answering", "model_of", "proxy_of", "proxy_options", "proxy_settings", "rereading"]
+__all__ = [
+    "announce", "answering", "engine_of", "model_of", "proxy_of", "proxy_options", "proxy_settings", "rereading",
+]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., object])
 #: Keys for clients, separated by commas or white space.
@@ -105,17 +107,18 @@ def proxy_of(
     deployments', or they are refused.
     """
     model = model_of(found, given)
-    engine = _engine(model, found, address)
+    engine = engine_of(model, found, address)
     if candidate is None:
         hooks = hooks_of(found, model, engine.deployment, given["policy"])
         return Proxy({"": engine}, proxy_settings(given), hooks)
-    rival = _engine(model, *candidate)
+    rival = engine_of(model, *candidate)
     tried = governed(candidate[0], rival.deployment)
     hooks = hooks_of(found, model, engine.deployment, given["policy"], tried)
     return Proxy({"": engine, CANDIDATE: rival}, proxy_settings(given), hooks)
 
 
-def _engine(model: str, found: Prepared, address: str) -> Engine:
+def engine_of(model: str, found: Prepared, address: str) -> Engine:
+    """What the proxy asks. Raises `HermeticError` (trust/tokenizer-changed)."""
     deployment = read_deployment(found.subject.repository)
     if "whisper_bls" in deployment.models:
         message = f"the engine {model!r} takes speech, and OpenAI's API is served for text alone"
@@ -136,18 +139,21 @@ async def answering(
         again = asyncio.ensure_future(beside())
         try:
             await asyncio.wait([*ends, server, again], return_when=asyncio.FIRST_COMPLETED)
+            if again.done():
+                again.result()
         finally:
             again.cancel()
-        if again.done():
-            again.result()
+            await asyncio.wait([again])
         if server.done():
             raise HermeticError(Domain.ENVIRONMENT, "proxy-ended", "the API ended by itself")
         console.note("draining; once more to stop at once")
 
 
-async def rereading(proxy: Proxy, keys: Path | None, told: asyncio.Event) -> None:
+async def rereading(
+    proxy: Proxy, keys: Path | None, told: asyncio.Event, more: Callable[[], Awaitable[None]] | None = None
+) -> None:
     """Read the policy and the file of keys again, each time that it is told to; what is wrong with one stays as it was
-    and is said.
+    and is said. `more` comes after that.
     """
     while True:
         await told.wait()
@@ -159,6 +165,8 @@ async def rereading(proxy: Proxy, keys: Path | None, told: asyncio.Event) -> Non
         if keys is not None:
             proxy.keys_problem = await asyncio.to_thread(_replace_keys, proxy, keys)
             console.note(proxy.keys_problem or "the keys are read again")
+        if more is not None:
+            await more()
         _notify(tell_ready)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from hermetic.cli import approved, console, drivers, settings
@@ -24,7 +24,7 @@ from hermetic.serve.triton_needs import Known
 from hermetic.serve.triton_subject import find_engine, vouch
 from hermetic.store import Run, Store
 
-__all__ = ["Prepared", "Wish", "prepared"]
+__all__ = ["Prepared", "Wish", "engine_prepared", "prepared"]
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,25 @@ def _folders(session: Opened, stage: Repository) -> dict[str, str]:
 
 @contextmanager
 def _of_engine(wish: Wish) -> Iterator[Prepared]:
+    with asyncio.Runner() as runner:
+        manager = engine_prepared(wish)
+        found = runner.run(manager.__aenter__())
+        try:
+            yield found
+        finally:
+            runner.run(manager.__aexit__(None, None, None))
+
+
+@asynccontextmanager
+async def engine_prepared(wish: Wish) -> AsyncIterator[Prepared]:
+    """As `prepared`, of an engine that no recipe names, inside an event loop of the main thread."""
     store = open_store(wish.store, create=True)
     memo = Memo(os.path.join(settings.cache_folder(), "digests.json"))
     with store.begin() as run:
         engine = find_engine(wish.target, store, wish.links, os.environ)
         console.note(f"{engine.name}: {engine.path} ({engine.found})")
         _lease(run, store, engine.path)
-        manifest = vouch(engine, wish.manifest, store)
+        manifest = await asyncio.to_thread(vouch, engine, wish.manifest, store)
         launcher = launcher_of(run, indexes(), memo, podman.choose(wish.runtime))
         memo.save()
         tokenizer = wish.tokenizer or engine.path
@@ -143,8 +155,8 @@ def _of_engine(wish: Wish) -> Iterator[Prepared]:
                 folders = {"engine": engine.path}
                 folders |= {"tokenizer": tokenizer} if tokenizer != engine.path else {}
                 folders |= {"manifest": os.path.dirname(manifest)} if manifest is not None else {}
-                laying = lay_out_repository(engine.name, launcher, folders, wish.options, str(workspace.path))
-                repository = asyncio.run(laying)
+                place = str(workspace.path)
+                repository = await lay_out_repository(engine.name, launcher, folders, wish.options, place)
             subject = Subject(engine.name, repository, engine.path, tokenizer, Known(manifest or ""))
             yield Prepared(subject, launcher, engine.link)
 

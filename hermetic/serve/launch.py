@@ -183,7 +183,7 @@ async def lay_out_repository(
     ended = await runner.run(plan, log=None, on_output=watch.heard, runtime=launcher.runtime)
     watch.close()
     if not ended.ok:
-        message = f"{folders['engine']} cannot be served"
+        message = f"{folders['engine']} cannot be served: {_how(ended)}"
         raise HermeticError(Domain.RECIPE, "repository-failed", message, data={"log_tail": watch.tail()})
     return f"{place}/out"
 

@@ -30,7 +30,8 @@ class Place:
 @dataclass(frozen=True)
 class Settings:
     """How. `drain_s` is how long requests that run may take to end once the server is told to stop, and `start_s` how
-    long it may take to become ready, in seconds: 0 is any time, None is by the size of the engine.
+    long it may take to become ready, in seconds: 0 is any time, None is by the size of the engine. `may_wait` is
+    whether it waits for GPUs that others have.
     """
 
     host: str = "127.0.0.1"
@@ -39,6 +40,7 @@ class Settings:
     shm_mb: int = 1024
     place: Place = field(default_factory=Place)
     start_s: int | None = None
+    may_wait: bool = True
 
     @property
     def grpc(self) -> str:

@@ -81,12 +81,21 @@ async def placed(
         raise HermeticError(Domain.ENVIRONMENT, "no-backend", message, hint="NVIDIA's images tagged trtllm have it")
     insist_on_release(subject.name, wanted.release, seen["release"], where)
 
-    def waits(what: str) -> None:
-        tell(f"{who} waits: it needs {what}")
-
-    async with granted(wanted.gpu, who, launcher, mounts, waits) as leased:
+    async with granted(wanted.gpu, who, launcher, mounts, waiting(who, settings, tell)) as leased:
         line = command(deployment.processes, settings, settings.host, binary)
         yield Start(leased, ("triton_start.py",), {"command": list(line)})
+
+
+def waiting(who: str, settings: Settings, tell: Callable[[str], None]) -> Callable[[str], None]:
+    """What is done when `who` has to wait for GPUs: it is told, or refused (environment/no-room)."""
+
+    def waits(what: str) -> None:
+        if not settings.may_wait:
+            message = f"there is no room for {who} beside what runs: it needs {what}"
+            raise HermeticError(Domain.ENVIRONMENT, "no-room", message, hint="stop the server, and start it again")
+        tell(f"{who} waits: it needs {what}")
+
+    return waits
 
 
 async def _locked(launcher: Launcher, settings: Settings, brought: Brought) -> Start:

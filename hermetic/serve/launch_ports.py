@@ -7,12 +7,13 @@ import glob
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
 from hermetic.errors import Domain, HermeticError
 
-__all__ = ["Ports", "insist_on_apart", "insist_on_free"]
+__all__ = ["Ports", "free_ports", "insist_on_apart", "insist_on_free"]
 
 _ALL: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared with, not listened on
 
@@ -34,6 +35,16 @@ def insist_on_free(host: str, ports: dict[str, int]) -> None:
         raise HermeticError(Domain.USAGE, "ports-equal", f"each port must be another: {ports}")
     for what, port in ports.items():
         _bind(host, what, port)
+
+
+def free_ports(host: str) -> Ports:
+    """Three that nobody listens on now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket(family, socket.SOCK_STREAM)) for _ in range(3)]
+        for probe in probes:
+            probe.bind((host, 0))
+        return Ports(*(int(probe.getsockname()[1]) for probe in probes))
 
 
 def insist_on_apart(*servers: tuple[str, dict[str, int]]) -> None:

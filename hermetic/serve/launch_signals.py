@@ -59,7 +59,9 @@ def stopping() -> Iterator[Stopping]:
 
 
 def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal (tty(4)): without one there is no such device to open."""
+    """Whether this process has a controlling terminal (tty(4)) whose end is its own: nohup says that it is not."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return False
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError:

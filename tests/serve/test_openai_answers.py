@@ -14,6 +14,7 @@ from starlette.routing import Route
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from hermetic.errors import Domain, HermeticError
+from hermetic.serve.openai.answer import Asked
 from hermetic.serve.openai.app import Proxy
 from hermetic.serve.openai.detokenise import byte_alphabet
 from hermetic.serve.openai.engine import Engine
@@ -471,3 +472,28 @@ def test_the_hooks_own_chat(text: Text) -> None:
     with pytest.raises(HermeticError) as caught:
         asyncio.run(down.chat({"messages": ASK}))
     assert (caught.value.domain, caught.value.reason) == (Domain.ENVIRONMENT, "no-answer")
+
+
+def test_requests_of_an_engine_that_was_exchanged_come_to_their_end(text: Text) -> None:
+    """The next ones go to the other one; the first is done with when it has none any more."""
+    hi = [{"role": "user", "content": "Hi"}]
+
+    async def main() -> None:
+        proxy = proxy_of(text, StandInUpstream([]))
+        asked = [Asked(name, "chat.completions", {"model": "m", "messages": hi}, {}, 0) for name in "ab"]
+        old = proxy.engines[""]
+        running = await proxy._prepare(asked[0])
+        with pytest.raises(ApiError):
+            await proxy._prepare(Asked("c", "chat.completions", {"model": "m"}, {}, 0))  # which is none
+        young = Engine("m", text, StandInUpstream([]), PROMISED, 0)  # type: ignore[arg-type]  # as above
+        assert proxy.exchange(young) is old
+        waiting = asyncio.ensure_future(proxy.done_with(old))
+        other = await proxy._prepare(asked[1])
+        assert (running.engine, other.engine) == (old, young)
+        other.abandon()
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        running.abandon()
+        await waiting
+
+    asyncio.run(main())

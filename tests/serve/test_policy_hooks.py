@@ -12,6 +12,7 @@ import pytest
 from policy_kit import HEADERS, IDENTITY, SEED
 from test_policy_registry import MANIFEST
 
+from hermetic.errors import Domain, HermeticError
 from hermetic.llm.policy_reading import read_policy
 from hermetic.serve.openai.hooks import Facts, Outcome, Passed, Refusal, Timings
 from hermetic.serve.policy.decisions import Identity
@@ -444,3 +445,59 @@ def test_a_sign_off_is_of_one_text(tmp_path: Path) -> None:
         assert reason.startswith("sign-off-missing: module-6")
 
     run(Bench(tmp_path, SEED + '[readiness]\nsign_off = ["module-6"]\n'), work)
+
+
+# --- another engine ---
+
+YOUNG = Identity("blake3:" + "f" * 64, "fp8", IDENTITY.tokenizer_hash)
+
+
+def test_another_engine_takes_over(tmp_path: Path) -> None:
+    """Once it is warm. A request that runs meanwhile is the old one's to the end, and nobody minds that link."""
+    for name in ("engine", "young"):
+        (tmp_path / name).mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "young")
+
+    async def work(bench: Bench) -> None:
+        await warm(bench)
+        hooks, serving = bench.hooks, bench.serving
+        serving.up.add("tried")
+        facts = Facts("r1", "chat.completions", "qwen3", {}, 100, 50)
+        assert isinstance(hooks.before(facts, HEADERS), Passed)
+        assert (await hooks.unready())[0].startswith("engine-switched")
+        switched: list[Any] = []
+
+        def switch() -> None:
+            serving.up.remove("tried")
+            switched.append(serving.asked[-1][0])
+
+        await hooks.exchange(Engine(YOUNG, str(tmp_path / "young"), str(link)), "tried", switch)
+        assert switched == ["tried"]
+        assert await hooks.unready() == []
+        (event,) = bench.events(PUBLISHED)
+        assert (event["engine_hash"], event["quantisation"]) == (YOUNG.engine_hash, "fp8")
+        assert IDENTITY.engine_hash in event["cause"]
+        hooks.after(facts, PASSED)
+        (line,) = bench.events("llm.request")
+        assert line["engine_hash"] == IDENTITY.engine_hash
+        answer = hooks.before(Facts("r2", "chat.completions", "qwen3", {}, 100, 50), HEADERS)
+        assert isinstance(answer, Refusal)
+        assert answer.status == 412
+
+    run(Bench(tmp_path, link=link), work)
+
+
+def test_an_engine_that_answers_wrongly_does_not_take_over(tmp_path: Path) -> None:
+    async def work(bench: Bench) -> None:
+        await warm(bench)
+        bench.serving.up.add("tried")
+        bench.serving.answers["tried"] = "Bye"
+        with pytest.raises(HermeticError) as caught:
+            await bench.hooks.exchange(Engine(YOUNG), "tried", lambda: pytest.fail("it was switched"))
+        assert (caught.value.domain, caught.value.reason) == (Domain.ENVIRONMENT, "warm-up-failed")
+        assert bench.events(WARM_UP_FAILED)[0]["engine_hash"] == YOUNG.engine_hash
+        assert bench.hooks.side.identity is IDENTITY
+        assert await bench.hooks.unready() == []
+
+    run(Bench(tmp_path, SEED + '[[readiness.warm_up]]\nprompt = "Hi"\nexpect = "Hello"\n'), work)

@@ -260,6 +260,45 @@ def test_policy_and_keys_are_read_again(tiny: Tiny, tmp_path: Path) -> None:
     assert [len(logged(tmp_path, f"llm_policy_{what}")) for what in ("rejected", "reloaded")] == [1, 1]
 
 
+def test_a_server_follows_its_link(tiny: Tiny, tmp_path: Path, name: str) -> None:
+    """SIGHUP: the engine that the link shows by now is started beside the old one and takes over. Answers that run come
+    to their end; an engine that cannot be served changes nothing.
+    """
+    new, links = changed(tiny, tmp_path / "new"), tmp_path / "links"
+    assert hermetic("link", name, tiny.engine, "--to", links).returncode == 0
+    words = [
+        f"--{one}-port={port}" for one, port in zip(("http", "grpc", "metrics"), triton_kit.free_ports(3), strict=True)
+    ]
+    with running((name,), *words, "--to", links, "--policy", write_policy(tmp_path, CANARY)) as api:
+        api.said.wait_for("llm_warmup_completed")
+        old = api.get("/version")["engine_hash"]
+        assert hermetic("link", name, new, "--to", links).returncode == 0
+        more = {"max_tokens": 400, "extra_body": {"min_tokens": 400}, "stream": True}
+        stream = api.client().chat.completions.create(model=name, messages=QUESTION, **more)
+        first = next(iter(stream))
+        api.process.send_signal(signal.SIGHUP)
+        api.said.wait_for("is served, by the Triton at")
+        young = api.get("/version")["engine_hash"]
+        assert young != old
+        assert first.system_fingerprint == f"fp_{old.partition(':')[2][:16]}"
+        assert [one.choices[0].finish_reason for one in stream][-1] == "length"
+        raw = api.client().chat.completions.with_raw_response.create(model=name, messages=QUESTION, temperature=0)
+        assert (raw.headers["X-Engine-Hash"], raw.parse().choices[0].message.content) == (young, ANSWER)
+        assert api.get("/health/ready") == {"status": "ready", "reasons": []}
+        api.said.wait_for("the old engine has ended")
+        broken = tmp_path / "broken"
+        shutil.copytree(new, broken)
+        (broken / "generation_config.json").write_text("{}")
+        assert hermetic("link", name, broken, "--to", links).returncode == 0
+        api.process.send_signal(signal.SIGHUP)
+        api.said.wait_for("the old engine serves on")
+        assert "switch-failed: the old engine serves on: trust/engine-changed" in api.get("/health/ready")["notices"][0]
+        assert api.client().chat.completions.create(model=name, messages=QUESTION, temperature=0)
+        api.process.terminate()
+        assert api.process.wait() == 0
+    assert [one["engine_hash"] for one in logged(tmp_path, "llm_engine_published")] == [old, young]
+
+
 def test_a_roll_back_whose_warm_up_fails_is_not_completed(tiny: Tiny, tmp_path: Path, name: str) -> None:
     for target in (tiny.engine, changed(tiny, tmp_path / "new")):
         assert hermetic("link", name, target, "--to", tmp_path / "links").returncode == 0

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hermetic.cli.serve_proxy import rereading
+from hermetic.serve import launch_signals
 from hermetic.serve.launch_signals import Stopping, stopping
 from hermetic.serve.openai.gate import Keys
 from hermetic.serve.openai.hooks import NoHooks
@@ -37,6 +38,11 @@ def test_a_terminal_that_was_closed_ends_it(before: bool, now: bool, ends: bool)
         return state.told.is_set(), state.again.is_set()
 
     assert asyncio.run(main()) == (ends, not ends)
+
+
+def test_nohup_keeps_it_from_hearing_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)
+    assert launch_signals._has_terminal() is False
 
 
 def test_keys_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

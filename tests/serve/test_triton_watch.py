@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from hermetic.cli.serve_switch import insist_on_room
 from hermetic.errors import Domain, HermeticError
 from hermetic.serve.launch_command import Settings
-from hermetic.serve.launch_place import Brought
+from hermetic.serve.launch_place import Brought, waiting
 from hermetic.serve.launch_ports import insist_on_apart
 from hermetic.serve.launch_watch import Talk, Watch, limit_of, log_path, until_ready
 
@@ -126,3 +127,17 @@ def test_one_port_for_two_servers_is_said_before_anything_is_loaded() -> None:
 
 def test_where_clients_connect() -> None:
     assert (Settings().grpc, Settings("::1").grpc) == ("127.0.0.1:8001", "[::1]:8001")
+
+
+def test_a_second_engine_needs_room(tmp_path: Path) -> None:
+    """GPUs that are nobody's, and memory that is free."""
+    waits = waiting("engine 'e'", Settings(may_wait=False), lambda _: None)
+    (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable:   500 kB\nHugePages_Total: 0\n")
+    insist_on_room({"a": {"size": 512_000}}, str(tmp_path / "meminfo"))
+    for refused in (
+        lambda: waits("1 x NVIDIA H200; 1 here, in use by other stages"),
+        lambda: insist_on_room({"a": {"size": 512_000}, "b": {"size": 1}}, str(tmp_path / "meminfo")),
+    ):
+        with pytest.raises(HermeticError) as caught:
+            refused()
+        assert (caught.value.domain, caught.value.reason) == (Domain.ENVIRONMENT, "no-room")

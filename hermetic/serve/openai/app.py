@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -23,7 +25,7 @@ from hermetic.serve.openai.endpoint import Endpoint
 from hermetic.serve.openai.engine import Engine
 from hermetic.serve.openai.errors import ApiError
 from hermetic.serve.openai.gate import Gate, Keys
-from hermetic.serve.openai.hooks import Hooks, NoHooks
+from hermetic.serve.openai.hooks import Facts, Hooks, NoHooks, Outcome
 from hermetic.serve.openai.metrics import Metrics
 from hermetic.serve.openai.settings import ProxySettings
 from hermetic.serve.openai.slots import Slots
@@ -34,7 +36,8 @@ __all__ = ["Proxy"]
 class Proxy:
     """`engines` by the name that `Hooks.route` gives, ``""`` first among them. `app` is what a server runs.
 
-    `keys` may be replaced while it runs; `keys_problem` is why they were not the last time, for people.
+    `keys` may be replaced while it runs, and so may the engine; `keys_problem` and `switch_problem` are why they were
+    not the last time, for people.
     """
 
     def __init__(
@@ -46,7 +49,9 @@ class Proxy:
         self.registry = CollectorRegistry()
         self.draining = False
         self.keys = Keys(self.settings.keys)
-        self.keys_problem = ""
+        self.keys_problem = self.switch_problem = ""
+        self._used: Counter[int] = Counter()
+        self._unused: dict[int, asyncio.Event] = {}
         self._slots = Slots(self.settings.concurrent, self.settings.waiting, self.settings.wait_s)
         self._metrics = Metrics(self.registry, lambda: self._slots.taken, lambda: self._slots.waiting)
         self.app = self._application()
@@ -103,14 +108,46 @@ class Proxy:
         except ApiError as error:
             raise HermeticError(Domain.ENVIRONMENT, "no-answer", error.message, data=error.body()) from error
 
+    def exchange(self, engine: Engine) -> Engine:
+        """Let `engine` answer from the next request on; returns the one that did until now, whose requests go on."""
+        old, self.engines[""] = self.engines[""], engine
+        return old
+
+    async def done_with(self, engine: Engine) -> None:
+        """Wait until no request goes to `engine` any more, which no new one may find."""
+        if self._used[id(engine)]:
+            self._unused[id(engine)] = unused = asyncio.Event()
+            await unused.wait()
+
+    def _use(self, engine: Engine) -> Callable[[], None]:
+        """Count a request to `engine`; to be called when that has ended."""
+        self._used[id(engine)] += 1
+
+        def ended() -> None:
+            self._used[id(engine)] -= 1
+            if not self._used[id(engine)] and (unused := self._unused.pop(id(engine), None)):
+                unused.set()
+
+        return ended
+
     async def _prepare(self, asked: Asked) -> Answer:
         route = self.hooks.route(asked.endpoint, asked.headers)
         engine = self.engines[route]
         named = asked.said.get("model")
         if isinstance(named, str) and named != engine.model:
             raise _no_model(named)
-        answer = await planned(asked, engine, self.hooks, route, self.settings)
-        answer.on_end = self._metrics.ended
+        ended = self._use(engine)
+        try:
+            answer = await planned(asked, engine, self.hooks, route, self.settings)
+        except BaseException:
+            ended()
+            raise
+
+        def told(model: str, facts: Facts, outcome: Outcome) -> None:
+            ended()
+            self._metrics.ended(model, facts, outcome)
+
+        answer.on_end = told
         return answer
 
     def _refused(self, endpoint: str, error: ApiError) -> None:
@@ -124,7 +161,7 @@ class Proxy:
         if not await self.reachable():
             reasons.append(f"Triton at {self.engines[''].upstream.address} does not answer for the engine")
         reasons += await self.hooks.unready()
-        notices = [*self.hooks.notices(), *filter(None, [self.keys_problem])]
+        notices = [*self.hooks.notices(), *filter(None, [self.keys_problem, self.switch_problem])]
         more = {"notices": notices} if notices else {}
         if not reasons:
             return JSONResponse({"status": "ready", "reasons": [], **more})

@@ -6,13 +6,15 @@ hooks' own, begun in `start` and ended in `stop`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from starlette.routing import BaseRoute
+
+    from hermetic.serve.policy.side import Engine
 
 __all__ = ["Facts", "Hooks", "NoHooks", "Outcome", "Passed", "Refusal", "Serving", "Timings"]
 
@@ -149,6 +151,12 @@ class Hooks(Protocol):
     def notices(self) -> Sequence[str]:
         """What somebody should see to, although this deployment may be ready."""
 
+    async def exchange(self, engine: Engine, key: str, switch: Callable[[], None]) -> None:
+        """Try `engine`, which the proxy knows as `key`, and then have it take the place of the first by `switch`.
+
+        Raises `HermeticError` where it is not taken: then everything is as before.
+        """
+
     def routes(self) -> Sequence[BaseRoute]:
         """Further pages: ``/dashboard``."""
 
@@ -179,6 +187,9 @@ class NoHooks:
 
     def notices(self) -> Sequence[str]:
         return ()
+
+    async def exchange(self, engine: Engine, key: str, switch: Callable[[], None]) -> None:  # noqa: ARG002
+        switch()
 
     def routes(self) -> Sequence[BaseRoute]:
         return ()

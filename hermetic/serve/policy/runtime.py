@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from hermetic.errors import HermeticError
+from hermetic.errors import Domain, HermeticError
 from hermetic.llm.policy import Policy, PolicyFile
 from hermetic.serve.dashboard_routes import routes
 from hermetic.serve.openai.hooks import Facts, Outcome, Passed, Refusal, Serving
@@ -73,7 +73,8 @@ class PolicyHooks:
         self.side = self.new_side("", engine)
         self._past = Past()
         self._rejected = ""
-        self._running: dict[str, tuple[Rules, Admitted]] = {}
+        self._running: dict[str, tuple[Rules, Side, Admitted]] = {}
+        self._switching = False
         self._published = {str(one.get("engine_hash")) for one in self.log.all([PUBLISHED])}
         self._tasks: set[asyncio.Task[None]] = set()
         self.serving: Serving
@@ -110,7 +111,7 @@ class PolicyHooks:
 
     def _adopt(self, rules: Rules) -> None:
         old, self.rules, self._rejected = self.rules, rules, ""
-        self._past.add(old, (one for one, _ in self._running.values()))
+        self._past.add(old, (one for one, _, _ in self._running.values()))
         rules.alerts.go_on_from(old.alerts)
         for side in self.sides():
             side.windows, side.failing = side.windows.asked_for(rules.policy.windows()), frozenset()
@@ -118,6 +119,24 @@ class PolicyHooks:
                 self.spawn(self.warm(side))
         more = {"policy": self._digest(), "before": old.file.digest[:16]}
         self.alerts.record(POLICY_RELOADED, **self.identified(self.side), **more)
+
+    async def exchange(self, engine: Engine, key: str, switch: Callable[[], None]) -> None:
+        """As `Hooks.exchange`. Meanwhile it is no reason not to be ready that the link shows another engine."""
+        side = self.new_side(key, engine)
+        self._switching = True
+        try:
+            await self.warm(side)
+            problems = [*([side.warmed.problem] if side.warmed and side.warmed.problem else [])]
+            problems += side.mismatches(await self.serving.promised(key))
+            if problems:
+                raise HermeticError(Domain.ENVIRONMENT, "warm-up-failed", "; ".join(problems))
+            switch()
+            side.key, former, self.side = "", self.side, side
+        finally:
+            self._switching = False
+        cause = f"the link shows it instead of {former.identity.engine_hash}"
+        self._published.add(side.identity.engine_hash)
+        self.alerts.record(PUBLISHED, **self.identified(side), cause=cause)
 
     def notices(self) -> Sequence[str]:
         return [self._rejected] if self._rejected else []
@@ -163,14 +182,15 @@ class PolicyHooks:
             self.metrics.breach(breach)
             self.alerts.breach(breach, self._about(side, facts, admitted))
         if isinstance(answer, Passed):
-            self._running[facts.id] = (rules, admitted)
+            self._running[facts.id] = (rules, side, admitted)
         else:
             self.log.tell("llm.request_refused", code=answer.code, **self._about(side, facts, admitted))
         return answer
 
     def after(self, facts: Facts, outcome: Outcome) -> None:
-        rules, admitted = self._running.pop(facts.id, (self.rules, Admitted()))
-        side, figures = self.side_of(facts.engine), figures_of(outcome, admitted)
+        unknown = (self.rules, self.side_of(facts.engine), Admitted())
+        rules, side, admitted = self._running.pop(facts.id, unknown)
+        figures = figures_of(outcome, admitted)
         cost = rules.policy.prices.cost(figures.prompt_tokens, figures.completion_tokens, admitted.template)
         labels = Labels(self.model, admitted.schema_id, admitted.operation or facts.endpoint, side.identity.engine_hash)
         self.metrics.record(labels, figures, cost)
@@ -181,7 +201,7 @@ class PolicyHooks:
         for breach in breaches:
             self.metrics.breach(breach)
             rules.alerts.breach(breach, about)
-        if outcome.status in _LOST:
+        if outcome.status in _LOST and any(side is one for one in self.sides()):
             self._lost(side)
         if not 400 <= outcome.status < 500:  # what the client did says nothing of the engine
             side.record(figures, cost)
@@ -211,7 +231,7 @@ class PolicyHooks:
             warm_up=side.warm,
             warm_up_problem=side.warmed.problem if side.warmed else "",
             mismatches=side.mismatches(await self.serving.promised(side.key)),
-            switched=side.engine.switched(),
+            switched="" if self._switching else side.engine.switched(),
             manifest=self._differences(manager),
             failing=tuple(side.windows.failing()),
             unsigned=self.rules.sign_offs.missing(self.policy.readiness.sign_off, self.seal()),
