@@ -188,7 +188,8 @@ class TestToTheEnd:
         deployment = read(build("whisper", "", *chosen) / "deployment.json")
         assert (deployment["models"], deployment["quantisation"]) == (["whisper_bls", "tensorrt_llm"], "W8A16")
         assert set(deployment["tokenizer"]["files"]) == {"multilingual.tiktoken"}
-        manifest = read(build("whisper", "manifest", *chosen) / "manifest.json")
+        words = [word for one in chosen for word in ("--set", one)]
+        manifest = read(Path(cli("path", "whisper.py#manifest", *words, env=shared).lines[0]) / "manifest.json")
         assert manifest["files"] == deployment["engine"]["files"]
         decoder, encoder = manifest, manifest["encoder"]
         assert (decoder["model"]["architecture"], encoder["model"]["architecture"]) == (
@@ -199,7 +200,6 @@ class TestToTheEnd:
         assert decoder["build"]["effective"]["max_beam_width"] == 4
         assert decoder["files"]["decoder/rank0.engine"] != decoder["files"]["encoder/rank0.engine"]
         assert manifest["smoke"]["golden"] == {"word_error_rate": "0.14", "allowed": "0.2"}
-        words = [word for one in chosen for word in ("--set", one)]
         sound.chmod(0o600)
         asked = cli("run", "whisper.py#engine", sound, *words, env=shared)
         assert (asked.exit_code, asked.stdout.strip()) == (0, manifest["smoke"]["text"]), asked.stderr
