@@ -101,10 +101,11 @@ async def serving(subject: Subject, launcher: Launcher, settings: Settings, talk
             limit = limit_of(settings, deployment.engine_files)
             within = f"it has {limit} s" if limit else "however long it takes"
             talk.tell(f"Triton is started; {within}" + (f", and logs to {talk.log}" if talk.log else ""))
-            async with _running(plan, launcher.runtime, settings.drain_s, talk) as (ended, watch):
+            async with _running(plan, launcher.runtime, settings.drain_s, talk) as (ended, watch, inside):
                 await until_ready(watch, ended, limit, talk)
                 if ended.done():
                     raise _failed(ended.result(), watch, talk)
+                os.write(inside, b"1")  # from here on nothing of it may die
                 yield Served(subject, deployment, settings, ended, watch, talk)
 
 
@@ -134,8 +135,9 @@ def _mounted(
 @contextlib.asynccontextmanager
 async def _running(
     plan: LaunchPlan, runtime: str, drain_s: int, talk: Talk
-) -> AsyncIterator[tuple[asyncio.Future[Exit], Watch]]:
-    """The plan, started; ended on the way out, gently if this is not the way of an error.
+) -> AsyncIterator[tuple[asyncio.Future[Exit], Watch, int]]:
+    """The plan, started, and the end of a pipe to its standard input; ended on the way out, gently if this is not the
+    way of an error.
 
     A client that holds a stream open without asking anything keeps Triton for ever, so patience has an end here too.
     """
@@ -144,7 +146,7 @@ async def _running(
     running = runner.run(plan, log=None, on_output=watch.heard, stdin=inside, runtime=runtime)
     ended = asyncio.ensure_future(running)
     try:
-        yield ended, watch
+        yield ended, watch, ours
         os.close(ours)
         ours = -1
         await asyncio.wait([ended], timeout=drain_s + _UNLOADING_S)

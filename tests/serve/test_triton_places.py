@@ -296,6 +296,6 @@ def test_in_the_image_that_the_recipe_names(image: StandinImage, made: Made, mac
     shutil.copytree(TOKENIZER, tmp_path / "tokenizer")
     recipe = tmp_path / "recipe.py"
     recipe.write_text(RECIPE.replace("IMAGE", f"{image.reference}@{image.digest}"))
-    with serving(recipe, **machine(H100())) as server:
+    with serving(recipe, "--verbose", **machine(H100())) as server:
         assert generate(server, text_input="What is a store path?", max_tokens=8)["text_output"]
         server.said.wait_for("rank 0 of 1, GPUs 0")

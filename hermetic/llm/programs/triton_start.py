@@ -14,8 +14,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-_LOOK_S = 0.5  #: Seconds between two looks for processes of models.
-_GRACE_S = 3.0
 _MODEL = "triton_python_backend_stub"[:15]  #: As the kernel cuts names.
 
 
@@ -28,20 +26,17 @@ def main() -> int:
 def follow(command: list[str], variables: Mapping[str, str]) -> int:
     """Run `command` until it ends, and tell every server in it to drain once standard input is closed.
 
-    A model of the python backend whose process has died answers nothing any more, and Triton 2.51 still says that it is
-    ready: then everything ends, for whoever starts it again.
+    A byte on standard input says that it is ready. From then on everything ends, for whoever starts it again, when the
+    process of a model of the python backend dies: it answers nothing any more, and Triton 2.51 still says that it is
+    ready. Before, processes come and go: Triton asks some of them what a model can do.
     """
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, env=variables) as server:
-        ended, models = os.pidfd_open(server.pid), dict[int, int]()
-        ready: list[int] = []
-        died = False
-        while not (ready or died):
-            died = _open_models(models)
-            ready, _, _ = select.select([sys.stdin.fileno(), ended, *models.values()], [], [], 0 if died else _LOOK_S)
-            died = died or any(one in ready for one in models.values())
-        if died:  # of a model that cannot be loaded Triton says more in a moment
-            ready, _, _ = select.select([sys.stdin.fileno(), ended], [], [], _GRACE_S)
-        if died and ended not in ready:
+        ended, stdin = os.pidfd_open(server.pid), sys.stdin.fileno()
+        ready, _, _ = select.select([stdin, ended], [], [])
+        while _is_ready(stdin, ended, ready):
+            ready, _, _ = select.select([stdin, ended, *_models()], [], [])
+        died = not {stdin, ended} & set(ready)
+        if died:
             sys.stderr.write("the process of a model has died, so Triton is ended\n")
         for process in servers() if ended not in ready else ():
             with suppress(ProcessLookupError):
@@ -50,19 +45,19 @@ def follow(command: list[str], variables: Mapping[str, str]) -> int:
         return code if code >= 0 else 128 - code  # a signal, as shells tell it
 
 
-def _open_models(models: dict[int, int]) -> bool:
-    """Add descriptors of the models' processes to `models`, by number; whether one is dead that nobody has taken note
-    of, as happens to one that has died since the look before.
-    """
+def _is_ready(stdin: int, ended: int, ready: list[int]) -> bool:
+    """Whether that was said just now, and standard input not closed."""
+    return stdin in ready and ended not in ready and os.read(stdin, 1) != b""
+
+
+def _models() -> Iterator[int]:
+    """Descriptors of the models' processes that live."""
     for process in map(int, filter(str.isdigit, os.listdir("/proc"))):
         with suppress(OSError):
             with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as stream:
                 name, _, rest = stream.read().partition("(")[2].rpartition(")")
-            if name == _MODEL and rest.split()[0] == "Z":
-                return True
-            if name == _MODEL and process not in models:
-                models[process] = os.pidfd_open(process)
-    return False
+            if name == _MODEL and rest.split()[0] != "Z":
+                yield os.pidfd_open(process)
 
 
 def servers() -> Iterator[int]:
