@@ -159,7 +159,7 @@ class TestCommands:
             ("H100", f"example.com/pinned:1@{ONE}", None, None),
             ("H100", f"example.com/own:2@{OTHER}", "warning", "image-in-test"),
             ("H100", f"example.com/other:2@{THIRD}", "error", "image-not-approved"),
-            ("L4", f"example.com/other:2@{THIRD}", "error", "image-not-approved"),  # what the driver calls it is not known
+            ("L4", f"example.com/other:2@{THIRD}", "error", "image-not-approved"),  # its name is not known
         ],
     )
     def test_lint_of_a_config(
