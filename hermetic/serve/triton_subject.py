@@ -53,7 +53,8 @@ def find_engine(named: str, store: Store, links: str, environ: Mapping[str, str]
 def _there(engine: Engine, reason: str) -> Engine:
     if os.path.isdir(engine.path):
         return engine
-    message = f"there is no engine {engine.name!r}: {engine.path} ({engine.found}) is no folder"
+    found = "no profile is called that, and " if engine.found == engine.path else f"{engine.found}: "
+    message = f"there is no engine {engine.name!r}: {found}{engine.path} is no folder"
     if reason == "profile-nowhere":
         hint = f"hermetic link {engine.name} RECIPE#engine, or hermetic profile rollback {engine.name}"
         raise HermeticError(Domain.STORE, reason, message, hint=hint)
