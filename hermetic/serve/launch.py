@@ -12,7 +12,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from hermetic.canonical import encode
 from hermetic.errors import Domain, HermeticError
@@ -106,6 +106,8 @@ async def serving(subject: Subject, launcher: Launcher, settings: Settings, talk
                 if ended.done():
                     raise _failed(ended.result(), watch, talk)
                 os.write(inside, b"1")  # from here on nothing of it may die
+                either: list[asyncio.Future[Any]] = [watch.guarded, ended]
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 yield Served(subject, deployment, settings, ended, watch, talk)
 
 

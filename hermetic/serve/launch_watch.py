@@ -22,6 +22,8 @@ __all__ = ["Talk", "Watch", "limit_of", "log_path", "until_ready"]
 
 #: The last thing that Triton says before it answers; the others are up by then, and all models loaded.
 _READY: Final = "Started Metrics Service at"
+#: What `triton_start.py` says when it has been told so, and looks after the models' processes.
+_GUARDED: Final = "watched from here on:"
 _LOADING: Final = re.compile(r"loading: ([^:\"]+):")
 _LOADED: Final = re.compile(r"successfully loaded '([^']+)'")
 _FAILED: Final = re.compile(r"failed to load '([^']+)' version \d+: (.*)")
@@ -63,13 +65,14 @@ def limit_of(settings: Settings, files: Mapping[str, Mapping[str, Any]]) -> int:
 
 class Watch:
     """Hears what Triton prints. `ready` is done when it answers, `failed` when a model could not be loaded, with it and
-    why.
+    why, and `guarded` when its models' processes are watched.
     """
 
     def __init__(self, talk: Talk) -> None:
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.failed: asyncio.Future[tuple[str, str]] = loop.create_future()
+        self.guarded: asyncio.Future[None] = loop.create_future()
         self.loading: dict[str, None] = {}
         self.last = ""
         self._talk = talk
@@ -91,6 +94,7 @@ class Watch:
         """Nothing is waited for any more."""
         self.ready.cancel()
         self.failed.cancel()
+        self.guarded.cancel()
 
     def tail(self) -> list[str]:
         """The end of it, without the tables that Triton prints whatever happens."""
@@ -106,6 +110,9 @@ class Watch:
     def _read(self, line: str) -> None:
         if not line.strip() or line.startswith(("+-", "|")):
             return
+        if _GUARDED in line:
+            _done(self.guarded)
+            return
         self.last = _PREFIX.sub("", line).strip('"')
         if _ERROR.match(line) and self.ready.done() and self._talk.shown is None:
             self._talk.tell(f"Triton: {self.last[:300]}")
@@ -115,8 +122,8 @@ class Watch:
             self.loading.pop(name, None)
         if (failed := _FAILED.search(line)) and not self.failed.done():
             self.failed.set_result((failed[1], failed[2].strip('"')))
-        if _READY in line and not self.ready.done():
-            self.ready.set_result(None)
+        if _READY in line:
+            _done(self.ready)
 
     def _keep(self, what: Callable[[Rotated], None]) -> None:
         """A log that cannot be written is no reason to serve nobody."""
@@ -127,6 +134,11 @@ class Watch:
         except OSError as error:
             self._talk.tell(f"the log {self._log.path} is not written any more: {error.strerror or error}")
             self._log = None
+
+
+def _done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 async def until_ready(

@@ -13,11 +13,9 @@ import fnmatch
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,6 +24,7 @@ from stand_ins import repositories
 
 from hermetic.sandbox import tools
 from hermetic.testing.hub import Hub
+from hermetic.testing.ports import free_ports
 from hermetic.testing.trtllm.image import build_image
 
 REPOSITORY = Path(__file__).parents[2]
@@ -55,10 +54,7 @@ curl() { command curl --silent --show-error --fail "${@//:9000/:$PORT}"; }
 """
 
 
-def free_ports(*names: str) -> dict[str, str]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
-        return {name: str(one.getsockname()[1]) for name, one in zip(names, sockets, strict=True)}
+_PORTS = ("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +73,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
             "IMAGE": build_image(folder / "standin").reference,
             "PYTHON": sys.executable,
             "PYTHONPATH": str(REPOSITORY),
-            **free_ports("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT"),
+            **dict(zip(_PORTS, map(str, free_ports(len(_PORTS))), strict=True)),
         }
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,7 +17,7 @@ from hermetic.recipe import Memo, Source
 from hermetic.recipe.source import hash_source
 from hermetic.testing.trtllm.image import StandinImage
 
-__all__ = ["Done", "Machine", "Nix", "free_ports", "locked", "run_nix", "tree"]
+__all__ = ["Done", "Machine", "Nix", "locked", "run_nix", "tree"]
 
 _OPTIONS = {
     "build-users-group": "",
@@ -82,16 +80,6 @@ class Nix:
 def tree(path: Path | str) -> str:
     """The tree digest of a folder, by whichever driver it was made."""
     return hash_source(Source(os.fspath(path)), Memo()).hex
-
-
-def free_ports(count: int) -> list[int]:
-    """Below those that the kernel gives away, since minutes pass before they are taken, with other tests beside."""
-    found: list[int] = []
-    for port in random.sample(range(15000, 32000), 1000):
-        with socket.socket() as probe:
-            if len(found) < count and probe.connect_ex(("127.0.0.1", port)) != 0:
-                found.append(port)
-    return found
 
 
 def run_nix(root: Path, *words: str) -> Done:

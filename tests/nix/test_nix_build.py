@@ -18,10 +18,11 @@ from typing import Any
 
 import nix_consumer
 import pytest
-from nix_machine import Done, Machine, Nix, free_ports, tree
+from nix_machine import Done, Machine, Nix, tree
 
 from hermetic.digest import hash_bytes
 from hermetic.testing.hub import Hub
+from hermetic.testing.ports import free_ports
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 import triton_kit
 from openai import OpenAI
-from triton_kit import Said, Tiny, environment, free_ports
+from triton_kit import Said, Tiny, environment
+
+from hermetic.testing.ports import free_ports
 
 MODEL = "tiny_serve"
 QUESTION = [{"role": "user", "content": "What is a store path?"}]

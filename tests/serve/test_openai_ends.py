@@ -18,6 +18,8 @@ import triton_kit
 from openai_kit import ANSWER, MODEL, QUESTION, Api, everything, running
 from triton_kit import Tiny, inside, none_is_left
 
+from hermetic.testing.ports import free_ports
+
 #: What the engine's model says of a request whose call was cancelled.
 CANCELLED = "was cancelled with its call"
 LONG = {"min_tokens": 1900, "max_tokens": 1900}
@@ -142,7 +144,7 @@ def test_a_kill_leaves_nothing(tiny: Tiny) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["loading: tensorrt_llm", "Started Metrics Service"])
 def test_a_kill_while_it_starts_leaves_nothing(tiny: Tiny, moment: str) -> None:
-    http, grpc, metrics, port = map(str, triton_kit.free_ports(4))
+    http, grpc, metrics, port = map(str, free_ports(4))
     ports = ("--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics, "--port", port)
     command = [sys.executable, "-m", "hermetic", "serve", str(triton_kit.RECIPE), "--verbose", *ports]
     pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}

@@ -19,6 +19,8 @@ from openai_kit import ANSWER, MODEL, QUESTION, Api, everything, running
 from test_policy_watch import webhook
 from triton_kit import Tiny, hermetic, serving
 
+from hermetic.testing.ports import free_ports
+
 pytestmark = pytest.mark.slow
 
 POLICY = """
@@ -222,7 +224,7 @@ def test_a_roll_back_is_warmed_up_and_says_why(tiny: Tiny, tmp_path: Path, name:
     for target in (tiny.engine, new):
         assert hermetic("link", name, target, "--to", links).returncode == 0
     policy = write_policy(tmp_path)
-    (grpc,) = triton_kit.free_ports(1)
+    (grpc,) = free_ports(1)
     with running(("openai", name), "--to", links, "--policy", policy, "--triton", f"127.0.0.1:{grpc}") as api:
         reasons = api.get("/health/ready")["reasons"]
         assert not any(one.startswith("engine-switched") for one in reasons)
@@ -266,9 +268,7 @@ def test_a_server_follows_its_link(tiny: Tiny, tmp_path: Path, name: str) -> Non
     """
     new, links = changed(tiny, tmp_path / "new"), tmp_path / "links"
     assert hermetic("link", name, tiny.engine, "--to", links).returncode == 0
-    words = [
-        f"--{one}-port={port}" for one, port in zip(("http", "grpc", "metrics"), triton_kit.free_ports(3), strict=True)
-    ]
+    words = [f"--{one}-port={port}" for one, port in zip(("http", "grpc", "metrics"), free_ports(3), strict=True)]
     with running((name,), *words, "--to", links, "--policy", write_policy(tmp_path, CANARY)) as api:
         api.said.wait_for("llm_warmup_completed")
         old = api.get("/version")["engine_hash"]

@@ -23,6 +23,8 @@ from triton_checks import problems
 from triton_config import Batching, Model, Step, Tensor, pbtxt
 from triton_kinds import Served, served
 
+from hermetic.testing.ports import free_ports
+
 ASKED: dict[str, Any] = {
     "max_seq_len": 0, "max_batch_size": 0, "kv_cache_gib": 1, "kv_cache_reuse": True, "chunked_context": True,
     "guided_decoding": True, "bls": True, "queue_delay_us": 0, "queue_size": 0, "parameters": {},
@@ -219,10 +221,7 @@ def test_the_stage_itself(tmp_path: Path) -> None:
     assert json.loads(info["tokenizer_str"])["model"]["vocab"] == tokenizer["model"]["vocab"]
     end = json.loads((tmp_path / "tokenizer" / "tokenizer_config.json").read_text())["eos_token"]
     assert info["stop_token_ids"] == [known[end]]
-    ports = [
-        f"--{what}-port={port}"
-        for what, port in zip(("http", "grpc", "metrics"), triton_kit.free_ports(3), strict=True)
-    ]
+    ports = [f"--{what}-port={port}" for what, port in zip(("http", "grpc", "metrics"), free_ports(3), strict=True)]
     refused: subprocess.CompletedProcess[str] = triton_kit.hermetic("serve", "triton", recipe, *ports)
     assert refused.returncode == 4
     assert "error[environment/kind-not-here]" in refused.stderr

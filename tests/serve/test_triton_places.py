@@ -24,12 +24,13 @@ import triton_kit
 from blake3 import blake3
 from test_triton_hearing import whisper
 from test_triton_kinds import engine
-from triton_kit import Server, Tiny, environment, free_ports, hermetic, none_is_left, serving
+from triton_kit import Server, Tiny, environment, hermetic, none_is_left, serving
 from whisper_kit import vocabulary
 
 from hermetic.sandbox.gpu_lease import lease
 from hermetic.serve.openai.upstream import Ask, Upstream
 from hermetic.testing.gpu import H100, H200, stand_in_gpus
+from hermetic.testing.ports import free_ports
 from hermetic.testing.triton.layout import StandinTriton, build_triton_image, lay_out_triton
 from hermetic.testing.trtllm.image import StandinImage
 

@@ -23,6 +23,8 @@ from triton_kit import Server, Tiny, hermetic, inside, none_is_left, read, servi
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
+from hermetic.testing.ports import free_ports
+
 PROMPT = "<|im_start|>user\nWhat is a store path?<|im_end|>\n<|im_start|>assistant\n"
 ANSWER = (
     "A store path is an immutable folder that holds the result of one stage. "
@@ -222,7 +224,7 @@ def test_ports_in_use_name_who_has_them(server: Server) -> None:
 def test_a_policy_with_a_mistake_is_said_before_triton_is_started(tiny: Tiny, tmp_path: Path) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text("policy = 2")
-    ports = [word for name, port in zip(NAMES, triton_kit.free_ports(4), strict=True) for word in (name, str(port))]
+    ports = [word for name, port in zip(NAMES, free_ports(4), strict=True) for word in (name, str(port))]
     done = hermetic("serve", triton_kit.RECIPE, "--policy", policy, *ports)
     assert (done.returncode, "error[recipe/policy-invalid]" in done.stderr) == (3, True)
     assert "Triton is started" not in done.stderr
@@ -306,7 +308,7 @@ def test_a_model_that_can_not_be_loaded(
     file = broken / "repository" / model / "1" / "model.py"
     file.chmod(0o644)
     file.write_text(code)
-    ports = [str(port) for port in triton_kit.free_ports(3)]
+    ports = [str(port) for port in free_ports(3)]
     log = tmp_path / "triton.log"
     done = hermetic(
         "serve", "triton", tiny.engine, "--repository", broken, "--triton-log", log, *options,

@@ -28,13 +28,15 @@ def follow(command: list[str], variables: Mapping[str, str]) -> int:
 
     A byte on standard input says that it is ready. From then on everything ends, for whoever starts it again, when the
     process of a model of the python backend dies: it answers nothing any more, and Triton 2.51 still says that it is
-    ready. Before, processes come and go: Triton asks some of them what a model can do.
+    ready. Before, processes come and go: Triton asks some of them what a model can do. A line says that it has begun.
     """
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, env=variables) as server:
         ended, stdin = os.pidfd_open(server.pid), sys.stdin.fileno()
         ready, _, _ = select.select([stdin, ended], [], [])
         while _is_ready(stdin, ended, ready):
-            ready, _, _ = select.select([stdin, ended, *_models()], [], [])
+            models = list(_models())
+            sys.stderr.write(f"watched from here on: {len(models)} processes of models\n")
+            ready, _, _ = select.select([stdin, ended, *models], [], [])
         died = not {stdin, ended} & set(ready)
         if died:
             sys.stderr.write("the process of a model has died, so Triton is ended\n")
