@@ -111,7 +111,7 @@ def test_a_writer_that_holds_on_is_not(podman: User, pushed: str):
     """Its file is open for writing, seen from outside the container."""
     script = "#!/bin/sh\nexec 7> /build/out/engine\necho start >&7\necho all is written\nwhile true; do sleep 1; done\n"
     podman.write("out.sh", script, mode=0o755)
-    podman.write("recipe.py", HARVESTED.format(image=pushed).replace("timeout=60", "timeout=4"))
+    podman.write("recipe.py", HARVESTED.format(image=pushed).replace("timeout=60", "timeout=8"))
     assert podman("lock", "recipe.py").status == 0
     ran = realise(podman)
     assert ran.status == 101

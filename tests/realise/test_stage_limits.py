@@ -55,7 +55,7 @@ class TestMemory:
 
     @pytest.mark.usefixtures("grouped")
     def test_comes_before_the_time_that_others_waited(self, realise) -> None:
-        result = realise(f"{HOG.strip()} || $B sleep 600\n", memory_mb=64, timeout=2)
+        result = realise(f"{HOG.strip()} || $B sleep 600\n", memory_mb=64, timeout=4)
         assert result.exit_code == 100
         assert "build/out-of-memory" in result.stderr
 

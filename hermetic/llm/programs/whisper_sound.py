@@ -50,7 +50,7 @@ def _samples(data: bytes, width: int) -> Array:
     parts = raw.reshape(-1, width).astype(np.int64)
     values = sum(parts[:, place] << (8 * place) for place in range(width))
     half = 1 << (8 * width - 1)
-    return ((values ^ half) - half) / half
+    return np.asarray(((values ^ half) - half) / half)
 
 
 def resampled(samples: Array, rate: int) -> Array:
