@@ -75,8 +75,8 @@ def test_the_two_commands_come_first(readme: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_every_command_runs(readme: str, clone: Path, store_root: Path) -> None:
-    """As one script that stops at the first failure. The tests inside it are collected, not run: they run outside."""
-    script = "\n".join(blocks(readme, "sh"))
+    """As one script that stops at the first failure. Tests and checks inside it are not run: `.ci/run` does that."""
+    script = "\n".join(blocks(readme, "sh")).replace("make check", "make --dry-run check")
     python = os.path.dirname(os.path.realpath(sys.executable))
     # What the shell finds as python3 is the interpreter that runs this, without its site-packages.
     search = f"{python}:{os.environ['PATH']}"
